@@ -1,0 +1,1 @@
+"""Pre-pretraining, weakly supervised pretraining and LiT of vision transformers on Composer (MAWS)."""

@@ -1,0 +1,1 @@
+"""Checkpoints: saving, completeness, upload, resume, safe reading."""

@@ -1,0 +1,140 @@
+"""The folder of a run: where it lives, and where its files are written first.
+
+    <save_folder>/
+        run_id                  one line, made by the first start
+        config.yaml             what the run resolved to
+        metrics.jsonl           one object per step
+        checkpoints/ep0-ba100/  shards, .metadata, config.yaml, and complete.json, written last
+        pictures/  report.html
+
+The layout is the same on a disk and in object storage. Files for object storage are written to a local folder first.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudpathlib import AnyPath, CloudPath
+from cloudpathlib.exceptions import CloudPathException
+
+from maws_composer.config.load import LoadedRun
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.show import to_yaml
+from maws_composer.parallel.agree import on_rank_zero, once_per_node
+
+RunPath = Path | CloudPath
+
+
+def open_path(url: str) -> RunPath:
+    """A local path, or one in object storage (s3://, gs://, az://).
+
+    S3-compatible servers are named by S3_ENDPOINT_URL, the variable that streaming reads too. Each call makes a client
+    of its own, since clients may not be shared between threads.
+
+    Raises:
+        ConfigError: for a URL of another kind, or one whose credentials are missing.
+    """
+    if "://" in url and not url.startswith(("s3://", "gs://", "az://")):
+        raise ConfigError([Problem("save_folder", f"{url}: expected a local folder, s3://, gs:// or az://")])
+    try:
+        if url.startswith("s3://"):
+            from cloudpathlib import S3Client  # botocore is slow to import
+
+            return S3Client(endpoint_url=os.environ.get("S3_ENDPOINT_URL")).CloudPath(url)
+        return AnyPath(url)
+    except CloudPathException as error:
+        raise ConfigError([Problem("save_folder", f"{url} cannot be opened: {error}")]) from error
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lives.
+
+    Attributes:
+        url: what the user named.
+        local: the folder on this machine that files are written to; where `url` is local, the same.
+    """
+
+    url: str
+    local: Path
+
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.url
+
+    @property
+    def home(self) -> RunPath:
+        return open_path(self.url)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.local / "checkpoints"
+
+
+def start_run(loaded: LoadedRun) -> RunFolder:
+    """Make the run's folder, or find it, and write down what the run resolved to. A collective.
+
+    Raises:
+        ConfigError: where it is not readable and writable, or not the same on every node.
+    """
+    run = loaded.run
+    run_id = on_rank_zero(lambda: _begin(run.save_folder))
+    folder = _open(run.save_folder, run.speed.scratch_folder, run_id)
+    once_per_node(lambda: _check_shared(folder, run_id))
+
+    def write() -> None:
+        (folder.local / "config.yaml").write_text(to_yaml(loaded))
+        fetch(folder, "metrics.jsonl")
+        send(folder, "config.yaml")
+
+    on_rank_zero(write)
+    return folder
+
+
+def _begin(save_folder: str) -> str:
+    """The run's id, which tells it from a run that had the same folder before; proves that the folder is ours.
+
+    Raises:
+        ConfigError: where it is not readable and writable.
+    """
+    home = open_path(save_folder)
+    try:
+        if isinstance(home, Path):
+            home.mkdir(parents=True, exist_ok=True)
+        marker = home / "run_id"
+        run_id = marker.read_text().strip() if marker.exists() else secrets.token_hex(8)
+        marker.write_text(run_id + "\n")
+        return run_id
+    except Exception as error:  # each storage library has exceptions of its own
+        raise ConfigError([Problem("save_folder", f"{save_folder} is not readable and writable: {error}")]) from error
+
+
+def _open(save_folder: str, scratch_folder: str, run_id: str) -> RunFolder:
+    local = Path(scratch_folder) / "runs" / run_id if "://" in save_folder else Path(save_folder)
+    return RunFolder(save_folder, local.absolute())
+
+
+def _check_shared(folder: RunFolder, run_id: str) -> None:
+    """On each node: a local folder has to be the one that rank 0 began."""
+    marker = folder.local / "run_id"
+    if not folder.is_remote and (not marker.exists() or marker.read_text().strip() != run_id):
+        message = f"{folder.url} is not the same folder on every node; use a shared file system, s3://, gs:// or az://"
+        raise ConfigError([Problem("save_folder", message)])
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+
+
+def fetch(folder: RunFolder, name: str) -> None:
+    """Bring a small file of a remote run to this node, if the run has it and the node has not."""
+    remote = folder.home / name
+    if isinstance(remote, CloudPath) and not (folder.local / name).exists() and remote.exists():
+        remote.download_to(folder.local / name)
+
+
+def send(folder: RunFolder, name: str) -> None:
+    """Copy a small file of this node to where a remote run lives."""
+    remote = folder.home / name
+    if isinstance(remote, CloudPath):
+        remote.upload_from(folder.local / name, force_overwrite_to_cloud=True)

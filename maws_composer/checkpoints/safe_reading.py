@@ -1,0 +1,92 @@
+"""Reading sharded checkpoints without running what is in them.
+
+`.metadata` is a pickle, and so are the entries that are not tensors: torch and Composer load both in full, which lets
+whoever wrote the file run code. Here the metadata may name nothing but the classes it consists of, entries are read
+with `weights_only=True`, and files outside of the checkpoint's folder are not opened.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_ALLOWED = {
+    (_METADATA, "Metadata"),
+    (_METADATA, "TensorStorageMetadata"),
+    (_METADATA, "BytesStorageMetadata"),
+    (_METADATA, "ChunkStorageMetadata"),
+    (_METADATA, "TensorProperties"),
+    (_METADATA, "MetadataIndex"),
+    (_METADATA, "StorageMeta"),
+    (_METADATA, "_MEM_FORMAT_ENCODING"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+}
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """A checkpoint that asks for more than tensors and plain values."""
+
+
+class SafeReader(FileSystemReader):
+    """torch's reader of a checkpoint folder, with a restricted unpickler for its metadata.
+
+    Raises:
+        UnsafeCheckpointError: where the metadata names a class that does not belong there, or a file elsewhere.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        metadata = _RestrictedUnpickler((self._folder / ".metadata").read_bytes(), self._folder).load()
+        for info in metadata.storage_data.values():
+            if os.path.basename(info.relative_path) != info.relative_path:
+                raise UnsafeCheckpointError(f"{self._folder}/.metadata names {info.relative_path!r}, outside of it")
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class SafePlanner(DefaultLoadPlanner):
+    """torch's load planner, reading entries that are not tensors as plain values only."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        try:
+            torch.load(value, weights_only=True)
+        except pickle.UnpicklingError as error:
+            name = read_item.dest_index.fqn
+            raise UnsafeCheckpointError(f"entry {name} is more than a plain value: {error}") from error
+        # What passed names no code, so that torch may now read it in its own way.
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, folder: Path) -> None:
+        super().__init__(io.BytesIO(data))
+        self._folder = folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) in _ALLOWED or is_dtype:
+            return super().find_class(module, name)
+        raise UnsafeCheckpointError(
+            f"{self._folder}/.metadata asks for {module}.{name}, which no checkpoint needs: it was not written by "
+            "torch.distributed.checkpoint, or somebody changed it"
+        )

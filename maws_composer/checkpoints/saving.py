@@ -1,0 +1,140 @@
+"""Saving: local first, the marker last, then a copy in object storage."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from cloudpathlib import CloudPath
+from composer.callbacks import CheckpointSaver
+from composer.core import State
+from composer.loggers import Logger
+from composer.utils import dist
+from composer.utils.checkpoint import save_checkpoint
+
+from maws_composer.checkpoints.completeness import (
+    MARKER,
+    Checkpoint,
+    RunPath,
+    checkpoint_name,
+    read_newest_first,
+    write_marker,
+)
+from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.checkpoints.upload import Uploader
+from maws_composer.config.durations import parse_duration
+from maws_composer.config.run import Run
+
+log = logging.getLogger(__name__)
+
+# Small files of the run's folder that go to object storage with every checkpoint.
+TRAVELLERS = ("config.yaml", "metrics.jsonl")
+
+
+class ShardedCheckpoints(CheckpointSaver):
+    """Composer's saver with its contents and names, whose checkpoints are complete or do not exist.
+
+    Args:
+        folder: where the run lives.
+        run: for how often, how many stay, and how long object storage may be away.
+    """
+
+    def __init__(self, folder: RunFolder, run: Run) -> None:
+        super().__init__(
+            folder=str(folder.checkpoints),
+            filename="ep{epoch}-ba{batch}-rank{rank}.pt",
+            remote_file_name=None,
+            latest_filename=None,
+            save_interval=run.save_interval.replace("_", ""),
+            overwrite=True,
+        )
+        self._run = folder
+        self._keep = run.save_num_checkpoints_to_keep
+        self._keep_every = parse_duration(run.save_keep_every).amount if run.save_keep_every else None
+        self._uploader = Uploader(folder.url, run.storage_patience) if folder.is_remote else None
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        if self._uploader is not None:
+            self._uploader.check()
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        if self._uploader is not None:
+            self._uploader.wait()
+            dist.barrier()  # nobody leaves while rank 0 still waits for the others' files
+
+    def close(self, state: State, logger: Logger) -> None:
+        if self._uploader is not None:
+            self._uploader.close()
+
+    def _save_checkpoint(self, state: State, logger: Logger) -> None:
+        if self._uploader is not None:
+            self._uploader.wait()  # never two in flight
+        began = time.monotonic()
+        self.last_checkpoint_batch = state.timestamp.batch
+        name = checkpoint_name(int(state.timestamp.epoch), int(state.timestamp.batch))
+        folder = self._run.checkpoints / name
+        self._clear_leftovers(folder)
+        save_checkpoint(state=state, filename=self.filename.format(state, keep_placeholders=True))
+        files = self._declare_complete(folder, samples=int(state.timestamp.sample))
+        log.info("saved %s: %.1f MB in %.1f s", folder, sum(files.values()) / 1e6, time.monotonic() - began)
+        if self._uploader is None:
+            if dist.get_global_rank() == 0:
+                self._retire(self._run.checkpoints)
+        else:
+            self._uploader.start(lambda home: self._upload(home, folder, files))
+
+    def _clear_leftovers(self, folder: Path) -> None:
+        """Remove what a killed process left half-written under the same name."""
+        if dist.get_local_rank() == 0 and folder.exists():
+            log.warning("%s is there already, from before a restart; writing it again", folder)
+            shutil.rmtree(folder)
+        dist.barrier()
+
+    def _declare_complete(self, folder: Path, samples: int) -> dict[str, int]:
+        """Write the marker, on every node; returns the names and sizes of all ranks' files."""
+        if dist.get_global_rank() == 0:
+            shutil.copy(self._run.local / "config.yaml", folder)
+        mine = {path.name: path.stat().st_size for path in self._own_files(folder)}
+        files = {name: size for part in dist.all_gather_object(mine) for name, size in part.items()}
+        if dist.get_global_rank() == 0:
+            write_marker(folder, files, samples=samples, world_size=dist.get_world_size())
+        dist.barrier()
+        return files
+
+    def _own_files(self, folder: Path) -> list[Path]:
+        rank = dist.get_global_rank()
+        shared = [folder / ".metadata", folder / "config.yaml"] if rank == 0 else []
+        return [*shared, *folder.glob(f"__{rank}_*.distcp")]
+
+    def _upload(self, home: CloudPath, folder: Path, files: dict[str, int]) -> None:
+        """In the uploader's thread: this rank's files, and on rank 0 the marker when all have arrived."""
+        assert self._uploader is not None
+        relative = f"checkpoints/{folder.name}"
+        for path in self._own_files(folder):
+            self._uploader.put(home, path, f"{relative}/{path.name}")
+        if dist.get_global_rank() == 0:
+            for name in TRAVELLERS:
+                if (self._run.local / name).exists():
+                    self._uploader.put(home, self._run.local / name, name)
+            self._uploader.put_marker(home, folder, relative, files)
+            self._uploader.insist(lambda: self._retire(home / "checkpoints"), "checkpoints")
+        if dist.get_local_rank() == 0:
+            self._drop_older_copies(folder)
+
+    def _retire(self, checkpoints: RunPath) -> None:
+        """Delete complete checkpoints beyond the newest `keep`, but for every `keep_every`-th batch."""
+        complete = [found for found in read_newest_first(checkpoints) if isinstance(found, Checkpoint)]
+        for old in complete[self._keep :]:
+            if self._keep_every is None or old.batch % self._keep_every:
+                folder = checkpoints / old.name
+                (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
+                shutil.rmtree(folder) if isinstance(folder, Path) else folder.rmtree()
+
+    def _drop_older_copies(self, newest: Path) -> None:
+        """Of the local copies of what is in object storage, this node keeps the newest two."""
+        copies = sorted(self._run.checkpoints.iterdir(), key=lambda path: path.stat().st_mtime)
+        for copy in copies[:-2]:
+            if copy != newest:
+                shutil.rmtree(copy, ignore_errors=True)

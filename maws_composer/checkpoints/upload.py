@@ -1,0 +1,109 @@
+"""Copying finished checkpoints to object storage while training goes on.
+
+Composer's own upload gives up on the first error, so that storage that is away for some seconds ends the run. Here
+every file is tried again until `patience` seconds have passed without success; only then does the run stop, and it
+can be resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from cloudpathlib import CloudPath
+
+from maws_composer.checkpoints.completeness import MARKER
+from maws_composer.checkpoints.run_folder import open_path
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 30.0
+
+
+class UploadError(RuntimeError):
+    """Object storage did not take a file for as long as the configuration allows."""
+
+
+class Uploader:
+    """Uploads one checkpoint at a time from a thread of its own.
+
+    Args:
+        home: the run's folder in object storage, as a URL.
+        patience: seconds of failure after which the run stops.
+    """
+
+    def __init__(self, home: str, patience: float) -> None:
+        self._home = home
+        self._patience = patience
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
+        self._stop = threading.Event()
+        self._current: Future[None] | None = None
+
+    def start(self, work: Callable[[CloudPath], None]) -> None:
+        """Run `work(home)` in the thread. One at a time: call `wait` before the next."""
+        self._current = self._thread.submit(lambda: work(self._open()))
+
+    def check(self) -> None:
+        """Raise what the upload raised, if it has ended.
+
+        Raises:
+            UploadError: see the class.
+        """
+        if self._current is not None and self._current.done():
+            self._current.result()
+
+    def wait(self) -> None:
+        """Wait for the upload under way, saying so, and raise what it raised."""
+        if self._current is None:
+            return
+        if not self._current.done():
+            log.info("waiting for the previous checkpoint's upload to %s", self._home)
+        self._current.result()
+        self._current = None
+
+    def close(self) -> None:
+        """Give up what is under way: nothing incomplete is declared complete by that."""
+        self._stop.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def put(self, home: CloudPath, source: Path, relative: str) -> None:
+        """Upload one file to `home/relative`, replacing what is there, with retries."""
+        self.insist(lambda: (home / relative).upload_from(source, force_overwrite_to_cloud=True), relative)
+
+    def put_marker(self, home: CloudPath, folder: Path, relative: str, files: dict[str, int]) -> None:
+        """Upload a checkpoint's marker once every one of its files, whichever rank sends it, has arrived whole."""
+        remote = home / relative
+        while not self._stop.is_set():
+            arrived = self.insist(lambda: {path.name: path.stat().st_size for path in remote.iterdir()}, relative)
+            if all(arrived.get(name) == size for name, size in files.items()):
+                break
+            self._stop.wait(0.5)
+        self.put(home, folder / MARKER, f"{relative}/{MARKER}")
+
+    def insist(self, action: Callable[[], Result], what: str) -> Result:
+        """Do `action` until it succeeds, with growing pauses, for at most `patience` seconds of failure."""
+        began, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                return action()
+            except Exception as error:  # each storage library has exceptions of its own
+                away = time.monotonic() - began
+                if self._stop.is_set() or away > self._patience:
+                    raise UploadError(
+                        f"{self._home}/{what}: object storage failed for {away:.0f} s, the limit is "
+                        f"storage_patience = {self._patience:.0f} s; the same command resumes the run. Last: {error}"
+                    ) from error
+                log.warning("%s/%s: %s; trying again in %.0f s", self._home, what, error, pause)
+                self._stop.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _open(self) -> CloudPath:
+        home = open_path(self._home)
+        assert isinstance(home, CloudPath)
+        return home

@@ -1,0 +1,93 @@
+"""`maws-composer`: what one does beside training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from maws_composer.config.problems import ConfigError, Problem, format_problems
+from maws_composer.planning.gpus import GPUS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command; returns the exit code: 2 for mistakes in a configuration."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ConfigError as error:
+        print(format_problems(getattr(options, "config", options.command), error.problems), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="maws-composer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    plan = commands.add_parser("plan", help="parameters, FLOPs, memory, days and legal GPU counts of a run")
+    plan.add_argument("config", help="a YAML, as for train.py")
+    plan.add_argument("overrides", nargs="*", help="key=value, as for train.py")
+    plan.add_argument("--gpus", type=_positive, required=True, help="how many")
+    plan.add_argument("--gpu", choices=GPUS, default="h100", help="kind (default: %(default)s)")
+    plan.add_argument("--mfu", type=_share, default=0.4, help="share of the peak to reckon with (default: %(default)s)")
+    plan.set_defaults(run=_plan)
+
+    registry = commands.add_parser("registry", help="what can be named in a YAML, where it is from, its arguments")
+    registry.add_argument("kind", nargs="?", help="stage, callback, logger, dataset or size")
+    registry.add_argument("name", nargs="?")
+    registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
+    registry.set_defaults(run=_registry)
+
+    report = commands.add_parser("report", help="write report.html of a run from its metrics and pictures")
+    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from maws_composer.config.plugins import load_with_ours
+    from maws_composer.planning.plan import describe
+
+    loaded = load_with_ours(options.config, options.overrides, world_size=options.gpus)
+    print(describe(loaded.run, options.gpus, options.gpu, options.mfu))
+
+
+def _registry(options: argparse.Namespace) -> None:
+    from maws_composer.config.plugins import our_code_paths
+    from maws_composer.registry import KINDS, describe, load_plugins, names
+
+    problems = load_plugins([*our_code_paths(), *options.code_path])
+    if problems:
+        raise ConfigError(problems)
+    if options.name:
+        print(describe(options.kind, options.name))
+    elif options.kind:
+        print("\n\n".join(describe(options.kind, name) for name in names(options.kind)))
+    else:
+        print("\n".join(f"{kind:<9} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from maws_composer.reporting.report import write_report
+
+    if not (options.run_folder / "metrics.jsonl").exists():
+        raise ConfigError([Problem(str(options.run_folder), "has no metrics.jsonl; name a run's folder")])
+    print(write_report(options.run_folder))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
+    return float(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Composing a configuration, checking it, and telling the user every mistake at once."""

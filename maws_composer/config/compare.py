@@ -1,0 +1,41 @@
+"""Which differences between two configurations change results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from maws_composer.config.secrecy import MASK, mask
+
+# What changes speed, reports, or where things lie. Not max_duration: the learning rate's schedule follows from it.
+_WITHOUT_EFFECT = re.compile(
+    r"(speed|loggers|callbacks)(\.|$)"
+    r"|(code_paths|run_name|save_\w+|storage_patience|eval_interval|allow_changed_config)$"
+    r"|data\.(train|eval)\.(streams\.[^.]+\.)?(remote|local|download_\w+|cache_limit|validate_hash)$"
+)
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys that affect results and differ, sorted. Credentials, which a saved configuration hides, are equal."""
+    before, now = _leaves(mask(old)), _leaves(mask(new))
+    return [key for key in sorted({*before, *now}) if _differ(key, before, now)]
+
+
+def _differ(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if _WITHOUT_EFFECT.match(key):
+        return False
+    if key not in before or key not in now:
+        return True
+    hidden = MASK in str(before[key]) or MASK in str(now[key])
+    return before[key] != now[key] and not hidden
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = {} if isinstance(value, Mapping) else value
+    return leaves

@@ -1,0 +1,55 @@
+"""Makes objects of the plugins that a run names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from maws_composer.config.check import Outcome, arguments_of, check, signature_of
+from maws_composer.config.load import LoadedRun, load_run
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
+from maws_composer.registry import Entry, lookup
+
+OUR_CALLBACKS = Path(__file__).parents[2] / "callbacks"
+
+
+def load_with_ours(
+    path: str | Path, overrides: Iterable[str] = (), world_size: int | None = None, nodes: int = 1
+) -> LoadedRun:
+    """`load_run` with our own stages and loggers, and with the callbacks beside train.py where there are any.
+
+    Raises:
+        ConfigError: with every problem that can be seen at once.
+    """
+    return load_run(path, overrides, our_code_paths(), world_size, nodes)
+
+
+def our_code_paths() -> list[Path | str]:
+    """Our stages, our loggers, and the callbacks beside train.py: found through the same door as a user's."""
+    here = Path.cwd()
+    callbacks = OUR_CALLBACKS.relative_to(here) if OUR_CALLBACKS.is_relative_to(here) else OUR_CALLBACKS
+    ours: list[Path | str] = ["maws_composer.stages", "maws_composer.reporting.loggers"]
+    return [*ours, callbacks] if callbacks.is_dir() else ours
+
+
+def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Run) -> Any:
+    """Make the object: nested dataclasses from plain arguments, and `run` where the plugin asks for it.
+
+    Raises:
+        ConfigError: naming every argument that is wrong.
+    """
+    outcome: Outcome[Any] = check(signature_of(entry.builder), arguments or {})
+    if outcome.value is None:
+        raise ConfigError([Problem(".".join(wrong.path), wrong.message) for wrong in outcome.mistakes])
+    keywords = arguments_of(outcome.value)
+    if "run" in inspect.signature(entry.builder).parameters:
+        keywords["run"] = run
+    return entry.builder(**keywords)
+
+
+def build_all(kind: str, named: Mapping[str, Mapping[str, Any] | None], run: Run) -> list[Any]:
+    """The objects of a section such as `run.callbacks`, in its order."""
+    return [build(lookup(kind, name), arguments, run) for name, arguments in named.items()]

@@ -1,0 +1,143 @@
+"""Everything that one training run is told, as one checked object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from maws_composer.config.durations import Interval, Samples, parse_duration, samples
+from maws_composer.config.problems import Problem
+from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
+from maws_composer.optim.settings import AdamW, Schedule
+from maws_composer.parallel.settings import Speed
+from maws_composer.planning.world_sizes import legal_world_sizes, nearest
+
+Arguments = dict[str, Any]
+
+
+def _refuse_fp16(value: Any) -> Any:
+    if value in ("fp16", "amp_fp16"):
+        raise ValueError(f"{value!r} overflows in large ViTs and is refused; use amp_bf16")
+    return value
+
+
+Precision = Annotated[Literal["fp32", "tf32", "amp_bf16"], BeforeValidator(_refuse_fp16)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run.
+
+    `model`, `callbacks` and `loggers` hold keyword arguments: checked, defaults filled in, nested dataclasses made;
+    `maws_composer.config.plugins.build` makes the objects.
+
+    Args:
+        stage: what is trained, by its registered name.
+        model: arguments of the stage.
+        data: where samples come from.
+        global_train_batch_size: samples per step over all GPUs; constant for a run.
+        max_duration: length of the run in samples.
+        seed: everything random follows from it.
+        precision: `fp32`, `tf32` (fp32 with TF32 matrix products) or `amp_bf16`.
+        optimizer: AdamW.
+        schedule: of the learning rate.
+        gradient_clip: largest norm of the gradient. Null: not clipped.
+        deterministic: on GPUs, only kernels that give the same bits each time.
+        initialize_from: run folder, export or file that the encoder's weights are taken from.
+        run_name: default: the name of the YAML.
+        save_folder: the run's folder, local or in object storage. Default: runs/<run_name>.
+        save_interval: time between checkpoints.
+        save_num_checkpoints_to_keep: how many of the newest are kept.
+        save_keep_every: checkpoints at multiples of it are kept for good. Null: none.
+        storage_patience: seconds that object storage may be away before the run stops, resumable.
+        eval_interval: time between evaluations.
+        allow_changed_config: resume although what affects results has changed.
+        code_paths: files, folders (from the working directory) or modules whose plugins are registered.
+        callbacks: name -> arguments.
+        loggers: name -> arguments.
+        speed: what changes only speed.
+    """
+
+    stage: str
+    model: Arguments
+    data: Data
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    global_train_batch_size: Annotated[int, Field(gt=0)]
+    max_duration: Samples
+    precision: Precision = "fp32"
+    optimizer: AdamW = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=Schedule)
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    deterministic: bool = False
+    initialize_from: str | None = None
+    run_name: str = "run"
+    save_folder: str = ""
+    save_interval: Interval = "1000ba"
+    save_num_checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
+    save_keep_every: Interval | None = None
+    storage_patience: Annotated[float, Field(gt=0)] = 1800.0
+    eval_interval: Interval = "1000ba"
+    allow_changed_config: bool = False
+    code_paths: list[str] = field(default_factory=list)
+    callbacks: dict[str, Arguments | None] = field(default_factory=dict)
+    loggers: dict[str, Arguments | None] = field(default_factory=dict)
+    speed: Speed = field(default_factory=Speed)
+
+    def __post_init__(self) -> None:
+        if not self.save_folder:
+            object.__setattr__(self, "save_folder", f"runs/{self.run_name}")
+
+
+def contradictions(run: Run) -> list[Problem]:
+    """What no single value shows, on any number of GPUs."""
+    return [*_data_problems(run.data), *_duration_problems(run)]
+
+
+def check_world_size(run: Run, world_size: int, nodes: int = 1) -> list[Problem]:
+    """Whether the run may go on `world_size` GPUs of `nodes` equal nodes."""
+    batch, canonical = run.global_train_batch_size, run.data.train.num_canonical_nodes
+    problems = []
+    if batch % world_size:
+        gpus_per_node = world_size // nodes if nodes > 1 else None
+        legal = legal_world_sizes(batch, canonical, gpus_per_node, up_to=max(batch, world_size))
+        message = f"{batch} cannot be split over {world_size} GPUs; use {nearest(world_size, legal)}"
+        problems.append(Problem("global_train_batch_size", message))
+    if canonical % nodes:
+        divisors = [count for count in range(1, canonical + 1) if canonical % count == 0]
+        message = f"{canonical} is not a multiple of {nodes} nodes; run on {nearest(nodes, divisors)} nodes"
+        problems.append(Problem("data.train.num_canonical_nodes", message))
+    return problems
+
+
+def _data_problems(data: Data) -> Iterator[Problem]:
+    single = data.train.remote or data.train.local
+    if data.train.streams and single:
+        key = "remote" if data.train.remote else "local"
+        yield Problem("data.train.streams", f"data.train.{key} is set too; name each source once")
+    if not data.train.streams and not single:
+        yield Problem("data.train", "needs remote, local or streams")
+    sources: dict[str, StreamSource | EvalData | TrainData] = {
+        f"data.train.streams.{name}": stream for name, stream in data.train.streams.items()
+    }
+    if data.eval is not None:
+        sources["data.eval"] = data.eval
+    for path, source in sources.items():
+        if not source.remote and not source.local:
+            yield Problem(path, "needs remote or local")
+
+
+def _duration_problems(run: Run) -> Iterator[Problem]:
+    if samples(run.max_duration) < run.global_train_batch_size:
+        yield Problem("max_duration", f"{run.max_duration} is less than one batch of {run.global_train_batch_size}")
+    if run.save_keep_every is None:
+        return
+    keep, save = parse_duration(run.save_keep_every), parse_duration(run.save_interval)
+    if keep.unit != "ba":
+        yield Problem("save_keep_every", f"expected a number of batches such as 50000ba, got {run.save_keep_every!r}")
+    elif save.unit == "ba" and keep.amount % save.amount:
+        yield Problem(
+            "save_keep_every", f"{run.save_keep_every} is not a multiple of save_interval, {run.save_interval}"
+        )

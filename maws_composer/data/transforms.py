@@ -1,0 +1,106 @@
+"""From a decoded image to the pixels that travel to the device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from maws_composer.data.randomness import Purpose, below, sample_words, uniform
+
+Pixels = UInt8[Tensor, "3 height width"]
+Box = tuple[int, int, int, int]
+
+_ATTEMPTS = 10
+
+
+class Transform(Protocol):
+    """What happens to a decoded image; everything random in it follows from epoch and position."""
+
+    def __call__(self, image: Image.Image, epoch: int, position: int) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class RandomCropAndFlip:
+    """A random crop of random shape, resized to a square, mirrored every second time (Szegedy et al. 2015).
+
+    Args:
+        seed: of the run.
+        size: side of the square, in pixels.
+        scale: smallest and largest share of the picture's area.
+        ratio: smallest and largest width / height.
+        flip: whether to mirror at all.
+    """
+
+    seed: int
+    size: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: bool
+
+    def __call__(self, image: Image.Image, epoch: int, position: int) -> Pixels:
+        box = self.box(image.size, epoch, position)
+        # First crop, then resize: `resize(box=…)` would let pixels outside of the box bleed in.
+        image = image.crop(box).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        if self.flip and sample_words(self.seed, epoch, position, Purpose.FLIP)[0] >> 31:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return pixels(image)
+
+    def box(self, size: tuple[int, int], epoch: int, position: int) -> Box:
+        """(left, top, right, bottom), distributed as torchvision's RandomResizedCrop draws it."""
+        width, height = size
+        low, high = (math.log(limit) for limit in self.ratio)
+        for attempt in range(_ATTEMPTS):
+            words = sample_words(self.seed, epoch, position, Purpose.CROP, attempt)
+            area = width * height * (self.scale[0] + (self.scale[1] - self.scale[0]) * uniform(words[0]))
+            aspect = math.exp(low + (high - low) * uniform(words[1]))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = below(words[2], width - w + 1), below(words[3], height - h + 1)
+                return left, top, left + w, top + h
+        return self._central_box(width, height)
+
+    def _central_box(self, width: int, height: int) -> Box:
+        """The largest central crop of an allowed shape."""
+        w, h = width, height
+        if width / height < self.ratio[0]:
+            h = round(w / self.ratio[0])
+        elif width / height > self.ratio[1]:
+            w = round(h * self.ratio[1])
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+@dataclass(frozen=True)
+class ResizeAndCrop:
+    """Nothing random: see `resize_and_crop`."""
+
+    size: int
+    resize: int
+
+    def __call__(self, image: Image.Image, epoch: int, position: int) -> Pixels:
+        return resize_and_crop(image, self.size, self.resize)
+
+
+def resize_and_crop(image: Image.Image, size: int, resize: int | None = None) -> Pixels:
+    """Resize the shorter side to `resize` (default: `size`), bicubic, and cut the central square of `size` pixels."""
+    shorter = resize or size
+    width, height = image.size
+    if width <= height:
+        width, height = shorter, int(shorter * height / width)
+    else:
+        width, height = int(shorter * width / height), shorter
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return pixels(image.crop((left, top, left + size, top + size)))
+
+
+def pixels(image: Image.Image) -> Pixels:
+    """An RGB image as uint8, channels first."""
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

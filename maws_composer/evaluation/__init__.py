@@ -1,0 +1,1 @@
+"""Evaluations: functions of an encoder and data that give figures."""

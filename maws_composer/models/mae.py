@@ -1,0 +1,178 @@
+"""Masked autoencoder (He et al. 2021, "Masked autoencoders are scalable vision learners")."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maws_composer.models.attention import LAYER_NORM_EPS, Block
+from maws_composer.models.initialization import initialize_by_name
+from maws_composer.models.positions import sincos_positions
+from maws_composer.models.sizes import DecoderSize, visible_patches
+from maws_composer.models.vit import VisionTransformer
+
+
+class MaeOutput(NamedTuple):
+    """What a forward pass leaves. A tuple, because FSDP looks for gradients in tuples and not in dataclasses.
+
+    Attributes:
+        loss_per_patch: mean squared error of each patch, hidden or not, in fp32.
+        mask: 1 for hidden patches, 0 for visible ones, in fp32.
+        prediction: values of each patch, normalized by patch if the targets are.
+    """
+
+    loss_per_patch: Float[Tensor, "batch patches"]
+    mask: Float[Tensor, "batch patches"]
+    prediction: Float[Tensor, "batch patches values"]
+
+    @property
+    def loss_per_sample(self) -> Float[Tensor, " batch"]:
+        """Mean over the hidden patches of each image, of which all images have equally many."""
+        return (self.loss_per_patch * self.mask).sum(1) / self.mask.sum(1)
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """Mean over all hidden patches."""
+        return (self.loss_per_patch * self.mask).sum() / self.mask.sum()
+
+
+class MaskedAutoencoder(nn.Module):
+    """A ViT encoder on the visible patches and a small decoder that guesses the pixels of the hidden ones.
+
+    Names in the state: `encoder.<name>` is `<name>` in a checkpoint of the MAE authors' code and in the released
+    weights; mask_token, decoder_embed, decoder_pos_embed, decoder_blocks.<i>, decoder_norm and decoder_pred are
+    called the same there. So stripping "encoder." maps one to the other.
+
+    Args:
+        encoder: the ViT; the decoder's blocks have QK-norm if the encoder's have.
+        decoder: width, depth and heads of the decoder.
+        mask_ratio: share of the patches that are hidden.
+        norm_pix_loss: predict each patch's pixels less their mean, divided by their standard deviation.
+
+    Raises:
+        ValueError: the mask ratio leaves nothing visible or nothing hidden.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        decoder: DecoderSize | None = None,
+        mask_ratio: float = 0.75,
+        norm_pix_loss: bool = True,
+    ) -> None:
+        super().__init__()
+        decoder = decoder or DecoderSize()
+        size, rows, columns = encoder.size, *encoder.grid
+        self.visible = visible_patches(rows * columns, mask_ratio)
+        self.norm_pix_loss = norm_pix_loss
+        self.patch_size = size.patch_size
+
+        self.encoder = encoder
+        self.decoder_embed = nn.Linear(size.width, decoder.width)
+        self.mask_token = nn.Parameter(torch.full((1, 1, decoder.width), torch.nan))
+        self.decoder_pos_embed = nn.Parameter(
+            torch.full((1, 1 + rows * columns, decoder.width), torch.nan), requires_grad=False
+        )
+        self.decoder_blocks = nn.Sequential(
+            *[Block(decoder.width, decoder.heads, encoder.qk_norm) for _ in range(decoder.depth)]
+        )
+        self.decoder_norm = nn.LayerNorm(decoder.width, eps=LAYER_NORM_EPS)
+        self.decoder_pred = nn.Linear(decoder.width, size.patch_values)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"], noise: Int[Tensor, "batch patches"]) -> MaeOutput:
+        """Hide patches, encode the rest, guess all of them, compare.
+
+        Args:
+            images: normalized, in fp32: the targets are made from them.
+            noise: random integers; the patches with the smallest stay visible. Nothing in here is random.
+        """
+        visible = keep_smallest(noise, self.visible)
+        mask = torch.ones_like(noise, dtype=torch.float32).scatter(1, visible, 0.0)
+        prediction = self.decode(self.encoder(images, visible), visible)
+        # never in half precision, not even inside autocast
+        error = prediction.float() - self.targets(images)
+        return MaeOutput(error.square().mean(dim=-1), mask, prediction)
+
+    def decode(
+        self, tokens: Float[Tensor, "batch 1+visible width"], visible: Int[Tensor, "batch visible"]
+    ) -> Float[Tensor, "batch patches values"]:
+        """Put the encoded patches back in their places, mask tokens in the others, and guess all pixels."""
+        tokens = self.decoder_embed(tokens).to(self.mask_token.dtype)
+        class_token, seen = tokens[:, :1], tokens[:, 1:]
+        batch, _, width = seen.shape
+        unseen = self.mask_token.expand(batch, self.decoder_pos_embed.shape[1] - 1, width)
+        patches = unseen.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), seen)
+        tokens = torch.cat([class_token, patches], dim=1) + self.decoder_pos_embed
+        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, 1:]
+
+    def targets(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches values"]:
+        """The pixels of each patch in fp32, normalized by patch if so configured."""
+        patches = patchify(images.float(), self.patch_size)
+        if not self.norm_pix_loss:
+            return patches
+        mean, deviation = _moments(patches)
+        return (patches - mean) / deviation
+
+    @torch.no_grad()
+    def reconstruct(
+        self, images: Float[Tensor, "batch 3 height width"], output: MaeOutput
+    ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 3 height width"]]:
+        """Pictures of what the model saw and of what it made of it.
+
+        A model that predicts normalized patches cannot know their mean and contrast: they are taken from the image.
+
+        Returns:
+            The images with hidden patches at 0 (the data set's mean color), and the images with hidden patches
+            replaced by the prediction, both normalized as the input is.
+        """
+        patches, prediction = patchify(images.float(), self.patch_size), output.prediction.float()
+        if self.norm_pix_loss:
+            mean, deviation = _moments(patches)
+            prediction = prediction * deviation + mean
+        hidden = output.mask.unsqueeze(-1).bool()
+        pictures = patches.masked_fill(hidden, 0.0), torch.where(hidden, prediction, patches)
+        masked, pasted = (unpatchify(picture, self.patch_size, self.encoder.grid) for picture in pictures)
+        return masked, pasted
+
+    def initialize_parameter(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill the whole (unsharded) parameter in place. Raises ValueError for a name without a rule."""
+        if name.startswith("encoder."):
+            self.encoder.initialize_parameter(name.removeprefix("encoder."), tensor, generator)
+        elif name == "decoder_pos_embed":
+            tensor.copy_(sincos_positions(tensor.shape[-1], self.encoder.grid))
+        else:
+            initialize_by_name(name, tensor, generator)
+
+
+def keep_smallest(noise: Int[Tensor, "batch patches"], visible: int) -> Int[Tensor, "batch visible"]:
+    """Choose the visible patches: those with the smallest noise (He et al. 2021, appendix A.1).
+
+    Equal noise is decided by the patch's index, on every device alike.
+    """
+    return noise.argsort(dim=1, stable=True)[:, :visible]
+
+
+def patchify(images: Float[Tensor, "batch 3 height width"], patch_size: int) -> Float[Tensor, "batch patches values"]:
+    """Cut images into patches, row by row; within a patch pixel by pixel, the three channels of a pixel together."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    pieces = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    return pieces.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, patch_size**2 * channels)
+
+
+def unpatchify(
+    patches: Float[Tensor, "batch patches values"], patch_size: int, grid: tuple[int, int]
+) -> Float[Tensor, "batch 3 height width"]:
+    """The inverse of `patchify`."""
+    rows, columns = grid
+    pieces = patches.reshape(len(patches), rows, columns, patch_size, patch_size, 3)
+    return pieces.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, rows * patch_size, columns * patch_size)
+
+
+def _moments(
+    patches: Float[Tensor, "batch patches values"],
+) -> tuple[Float[Tensor, "batch patches 1"], Float[Tensor, "batch patches 1"]]:
+    """Mean and standard deviation (unbiased, kept off zero) of each patch."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()

@@ -1,0 +1,1 @@
+"""Sharding, precision, activation checkpointing and compilation, in one place and one order."""

@@ -1,0 +1,45 @@
+"""Doing something once, with the same outcome on every rank, failures too.
+
+One rank that raises while the others go on to the next collective is a hang; here all of them raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from composer.utils import dist as composer_dist
+
+Result = TypeVar("Result")
+
+
+def on_rank_zero(action: Callable[[], Result]) -> Result:
+    """Do `action` on global rank 0 only; every rank returns its result, or raises what it raised.
+
+    The result travels between processes, so it has to be picklable.
+    """
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        outcome = _attempt(action)
+    dist.broadcast_object_list(outcome, src=0)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
+
+
+def once_per_node(action: Callable[[], None]) -> None:
+    """Do `action` on each node's local rank 0; every rank raises if one of them did."""
+    error = _attempt(action)[1] if composer_dist.get_local_rank() == 0 else None
+    errors: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    for failed in filter(None, errors):
+        raise failed
+
+
+def _attempt(action: Callable[[], Any]) -> list[Any]:
+    try:
+        return [action(), None]
+    except Exception as error:
+        return [None, error]

@@ -1,0 +1,40 @@
+"""What `precision` means on this machine."""
+
+from __future__ import annotations
+
+import torch
+from composer.devices import Device, DeviceCPU, DeviceGPU
+
+from maws_composer.config.problems import ConfigError, Problem
+
+COMPOSER_PRECISION = {"fp32": "fp32", "tf32": "fp32", "amp_bf16": "amp_bf16"}
+
+
+def build_device(precision: str) -> Device:
+    """This rank's device, with TF32 matrix products only where `precision` allows them.
+
+    Composer switches TF32 on for every GPU run unless it is given a device that says otherwise.
+
+    Raises:
+        ConfigError: for `amp_bf16` without a GPU.
+    """
+    if torch.cuda.is_available():
+        return DeviceGPU(allow_tf32=precision != "fp32")
+    if precision == "amp_bf16":
+        raise ConfigError([Problem("precision", "amp_bf16 needs a GPU and none is visible; use fp32")])
+    return DeviceCPU()
+
+
+def require_precision(precision: str) -> None:
+    """Assert, after the Trainer is built, that nothing switched TF32 back on.
+
+    Raises:
+        RuntimeError: if matrix products would run in TF32 although `precision` is fp32.
+    """
+    if precision == "fp32" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+        raise RuntimeError("precision: fp32, but TF32 was switched on after the device was built")
+
+
+def kernel_dtype(precision: str) -> torch.dtype:
+    """The dtype that attention kernels see: under autocast, autocast's."""
+    return torch.bfloat16 if precision == "amp_bf16" else torch.float32

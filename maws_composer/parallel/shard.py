@@ -1,0 +1,107 @@
+"""Sharding a stage over the GPUs, in one place and one order.
+
+Activation checkpointing, then compilation block by block, then FSDP2, then real parameters. Composer is handed the
+result and wraps nothing: left to itself it would overwrite a two-dimensional mesh, and it ignores
+`parallelism_config={"fsdp2": ...}` without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from composer.utils.parallelism import FSDP2Config
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from maws_composer.parallel.degrees import sharding_degrees
+from maws_composer.parallel.gloo import average_correctly, give_cpu_streams_events
+from maws_composer.parallel.materialize import materialize
+from maws_composer.parallel.settings import Speed
+from maws_composer.planning.workload import is_checkpointed
+
+log = logging.getLogger(__name__)
+
+
+def already_sharded() -> FSDP2Config:
+    """What Composer's Trainer is told: save and load sharded checkpoints, wrap nothing."""
+    return FSDP2Config(state_dict_type="sharded")
+
+
+def shard(stage: nn.Module, speed: Speed, precision: str, seed: int, device: torch.device) -> DeviceMesh:
+    """Shard `stage`, built on the meta device, and give it real, initialized parameters on `device`.
+
+    Args:
+        stage: a stage with `blocks()` and `initialize_parameter()`; every child that has parameters is sharded.
+        speed: activation checkpointing, compilation and the sharding degree.
+        precision: "amp_bf16" gathers the blocks' parameters in bf16; gradients are reduced in fp32 always.
+        seed: seed of the run; the initial bits depend on it and on parameter names only, not on the world size.
+        device: this rank's device.
+
+    Returns:
+        The mesh: one dimension, or ("replicate", "shard") where the world is larger than the sharding degree.
+    """
+    blocks: list[nn.Module] = stage.blocks()  # type: ignore[operator]
+    _checkpoint_activations(blocks, speed.activation_checkpointing)
+    if speed.compile:
+        for block in blocks:
+            block.forward = torch.compile(block.forward)
+    mesh = _build_mesh(device, speed.sharding.shard)
+    _fully_shard(stage, blocks, mesh, precision)
+    materialize(stage, device, seed)
+    return mesh
+
+
+def require_sharded(stage: nn.Module, mesh: DeviceMesh) -> None:
+    """Assert that every parameter is sharded over `mesh`, after Composer had its hands on the stage.
+
+    Raises:
+        RuntimeError: naming the first parameter that is not.
+    """
+    for name, parameter in stage.named_parameters():
+        if not isinstance(parameter, DTensor) or parameter.device_mesh != mesh:
+            raise RuntimeError(
+                f"{name} is not sharded over {mesh}: Composer replaced it, or it was added after sharding; "
+                "add parameters in the stage's __init__"
+            )
+
+
+def _build_mesh(device: torch.device, at_most: int | None) -> DeviceMesh:
+    world_size = dist.get_world_size()
+    replicate, degree = sharding_degrees(world_size, at_most)
+    if device.type == "cpu":
+        average_correctly()
+        give_cpu_streams_events()
+    log.info("sharding: %d GPUs = %d replicas x %d shards", world_size, replicate, degree)
+    if replicate == 1:
+        return init_device_mesh(device.type, (degree,), mesh_dim_names=("shard",))
+    return init_device_mesh(device.type, (replicate, degree), mesh_dim_names=("replicate", "shard"))
+
+
+def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, precision: str) -> None:
+    # Inputs are not cast: under autocast the residual stream stays in fp32, as without sharding.
+    low = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "amp_bf16" else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=low)
+    for child in stage.children():
+        if any(True for _ in child.parameters()):
+            # Outside the blocks little is gathered, and positions and norms lose digits in bf16.
+            fully_shard(child, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+        child._fsdp_wrap = False  # type: ignore[assignment]
+
+
+def _checkpoint_activations(blocks: list[nn.Module], which: str | int) -> None:
+    """Recompute the activations of all blocks, or of every n-th, in the backward pass."""
+    for number, block in enumerate(blocks):
+        if is_checkpointed(number, which):
+            # The method, not a wrapping module: names of parameters stay what they are.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,0 +1,272 @@
+"""Names -> builders. One door for ours, a user's own files and installed packages.
+
+    @register_callback("input_wait")
+    class InputWait(Callback):
+        '''Logs the share of each step spent waiting for data.'''
+
+        def __init__(self, every: Interval = "50ba") -> None: ...
+
+A plugin's typed signature is its schema: what the YAML may say, and what it must. A keyword-only parameter named `run`
+is no part of it: it receives the whole `Run`. Objects are made by `maws_composer.config.plugins`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from maws_composer.config.check import describe_type, signature_of
+from maws_composer.config.problems import ConfigError, Problem
+
+Plugin = TypeVar("Plugin")
+
+KINDS = ("stage", "callback", "logger", "dataset", "size")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plugin: a class or function, or for a size the numbers themselves; `origin` is file:line."""
+
+    kind: str
+    name: str
+    builder: Any
+    origin: str
+
+
+_entries: dict[tuple[str, str], dict[str, Entry]] = {}  # by origin: more than one is a clash
+_installed: dict[tuple[str, str], list[importlib.metadata.EntryPoint]] = {}
+_loaded: dict[str, None] = {}  # code paths, in order
+
+
+def register(kind: str, name: str) -> Callable[[Plugin], Plugin]:
+    """Make a class, a function or (for sizes) an object known as the `kind` called `name`."""
+
+    def decorate(builder: Plugin) -> Plugin:
+        frame = sys._getframe(1)
+        _add(Entry(kind, name, builder, f"{frame.f_code.co_filename}:{frame.f_lineno}"))
+        return builder
+
+    return decorate
+
+
+def register_stage(name: str) -> Callable[[Plugin], Plugin]:
+    """A ComposerModel; its arguments are the section `model`."""
+    return register("stage", name)
+
+
+def register_callback(name: str) -> Callable[[Plugin], Plugin]:
+    """A Composer callback; its arguments are `callbacks.<name>`."""
+    return register("callback", name)
+
+
+def register_logger(name: str) -> Callable[[Plugin], Plugin]:
+    """A Composer logger; its arguments are `loggers.<name>`."""
+    return register("logger", name)
+
+
+def register_dataset(name: str) -> Callable[[Plugin], Plugin]:
+    """A dataset."""
+    return register("dataset", name)
+
+
+def register_size(name: str) -> Callable[[Plugin], Plugin]:
+    """The shape of a model: `register_size("vit_b16")(ViTSize(...))`."""
+    return register("size", name)
+
+
+def lookup(kind: str, name: str) -> Entry:
+    """The plugin of that name.
+
+    Raises:
+        ConfigError: if there is none, naming the nearest; or if the package that offers it cannot be imported.
+    """
+    if (kind, name) not in _entries and (kind, name) in _installed:
+        _load_installed(kind, name)
+    if (kind, name) not in _entries:
+        raise ConfigError([Problem(kind, f"{unknown(kind, name)}; looked in {', '.join(searched())}")])
+    return next(iter(_entries[kind, name].values()))
+
+
+def describe(kind: str, name: str) -> str:
+    """A plugin for a reader: its arguments with types and defaults, its docstring, where it is from.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    entry = lookup(kind, name)
+    lines = [f"{kind} {name}  ({entry.origin})"]
+    if callable(entry.builder):
+        lines += ["", *_describe_arguments(signature_of(entry.builder))]
+        manual = inspect.getdoc(entry.builder)
+        lines += ["", *(f"  {line}".rstrip() for line in manual.splitlines())] if manual else []
+    else:
+        lines += ["", f"  {entry.builder}"]
+    return "\n".join(lines)
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind, sorted."""
+    return sorted({name for of, name in (*_entries, *_installed) if of == kind})
+
+
+def searched() -> list[str]:
+    """Where plugins were looked for."""
+    return ["maws_composer", *_loaded, "installed packages"]
+
+
+def unknown(kind: str, name: str) -> str:
+    """One sentence about a name that is not registered."""
+    close = get_close_matches(name, names(kind), n=1)
+    if close:
+        return f"unknown {kind} {name!r}; nearest is {close[0]}"
+    known = ", ".join(names(kind))
+    return f"unknown {kind} {name!r}; " + (f"known are {known}" if known else f"no {kind} is registered")
+
+
+class OneOf:
+    """Annotation of a text that must be a registered name: `size: Annotated[str, OneOf("size")]`."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"name of a {self.kind}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, name: str) -> str:
+        if name not in names(self.kind):
+            raise ValueError(unknown(self.kind, name))
+        return name
+
+
+def load_plugins(code_paths: Iterable[str | Path]) -> list[Problem]:
+    """Import the files, folders (each *.py that does not start with "_") and dotted modules in `code_paths`.
+
+    Installed packages offer plugins as entry points in the groups maws_composer.stages, maws_composer.callbacks...;
+    they are found here, and imported when somebody asks for their name.
+
+    Returns:
+        What could not be imported, with the traceback's last lines, and names that two plugins claim.
+    """
+    _find_installed()
+    problems: list[Problem] = []
+    for path in code_paths:
+        problems += _load_code_path(path)
+    return [*problems, *_clashes()]
+
+
+def _describe_arguments(schema: Any) -> Iterator[str]:
+    hints = get_type_hints(schema, include_extras=True)
+    for field in dataclasses.fields(schema):
+        default = "required" if field.default_factory is dataclasses.MISSING else f"= {field.default_factory()!r}"
+        yield f"  {field.name}: {describe_type(hints[field.name])}  {default}"
+
+
+def _add(entry: Entry) -> None:
+    if entry.kind not in KINDS:
+        raise ValueError(f"{entry.kind!r} is no kind of plugin; there are {', '.join(KINDS)}")
+    _entries.setdefault((entry.kind, entry.name), {})[entry.origin] = entry
+
+
+def _load_code_path(code_path: str | Path) -> Iterator[Problem]:
+    path, is_module = Path(code_path).expanduser(), all(part.isidentifier() for part in str(code_path).split("."))
+    if is_module and (not path.exists() or (path / "__init__.py").exists()):
+        yield from _guarded(str(code_path), partial(importlib.import_module, str(code_path)))
+    elif path.exists():
+        inside = [file for file in sorted(path.glob("*.py")) if not file.name.startswith("_")]
+        for file in inside if path.is_dir() else [path]:
+            yield from _guarded(str(file), partial(_import_file, file))
+    else:
+        yield Problem("code_paths", f"{code_path} does not exist")
+    _loaded[str(code_path)] = None
+
+
+def _import_file(file: Path) -> None:
+    file = file.resolve()
+    # The file's own name could hide an installed package: callbacks/wandb.py is not wandb.
+    name = f"_code_path_{sha256(str(file).encode()).hexdigest()[:12]}_{file.stem}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _guarded(what: str, load: Callable[[], Any]) -> Iterator[Problem]:
+    try:
+        load()
+    except ConfigError as error:
+        yield from error.problems
+    except (Exception, SystemExit) as error:
+        yield Problem("code_paths", f"{what} cannot be imported:\n{_last_lines(error)}")
+
+
+def _last_lines(error: BaseException) -> str:
+    """Where it happened and what, without the import machinery's own frames."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in own if frame.filename != __file__]
+    place = [f'File "{frame.filename}", line {frame.lineno}: {frame.line}' for frame in own[-1:]]
+    said = traceback.format_exception_only(type(error), error)
+    return "\n".join([*place, *(line.rstrip() for line in "".join(said).splitlines())])
+
+
+def _find_installed() -> None:
+    _installed.clear()
+    for kind in KINDS:
+        for entry_point in importlib.metadata.entry_points(group=f"maws_composer.{kind}s"):
+            _installed.setdefault((kind, entry_point.name), []).append(entry_point)
+
+
+def _load_installed(kind: str, name: str) -> None:
+    entry_point = _installed[kind, name][0]
+    try:
+        builder = entry_point.load()
+    except Exception as error:
+        message = f"the package {_package(entry_point)} cannot be imported:\n{_last_lines(error)}"
+        raise ConfigError([Problem(f"{kind} {name}", message)]) from error
+    if (kind, name) not in _entries:
+        _add(Entry(kind, name, builder, _origin_of(builder) or entry_point.value))
+
+
+def _origin_of(builder: Any) -> str | None:
+    try:
+        return f"{inspect.getsourcefile(builder)}:{inspect.getsourcelines(builder)[1]}"
+    except (TypeError, OSError):
+        return None
+
+
+def _clashes() -> Iterator[Problem]:
+    for kind, name in sorted({*_entries, *_installed}):
+        entries, offers = _entries.get((kind, name), {}), _installed.get((kind, name), [])
+        modules = {getattr(entry.builder, "__module__", None) for entry in entries.values()}
+        packages = [f"the package {_package(offer)}" for offer in offers if offer.module not in modules]
+        places = [*entries, *packages]
+        if len(places) > 1:
+            yield Problem("code_paths", f"two {kind}s are named {name!r}: {' and '.join(places)}")
+
+
+def _package(entry_point: importlib.metadata.EntryPoint) -> str:
+    return f"{entry_point.dist.name} ({entry_point.value})" if entry_point.dist else entry_point.value

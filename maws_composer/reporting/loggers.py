@@ -1,0 +1,66 @@
+"""Composer's loggers under the names of `loggers:`. Those of the extras are imported when they are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composer.loggers import LoggerDestination, MLFlowLogger, ProgressBarLogger, TensorboardLogger, WandBLogger
+
+from maws_composer.registry import register_logger
+
+if TYPE_CHECKING:
+    from maws_composer.config.run import Run
+
+
+@register_logger("progress_bar")
+def progress_bar(log_traces: bool = False) -> LoggerDestination:
+    """A bar per epoch and per evaluation, on rank 0.
+
+    Args:
+        log_traces: print what callbacks trace, too.
+    """
+    return ProgressBarLogger(log_traces=log_traces)
+
+
+@register_logger("tensorboard")
+def tensorboard(log_dir: str | None = None, flush_interval: int = 100, *, run: Run) -> LoggerDestination:
+    """Needs the extra `tensorboard`.
+
+    Args:
+        log_dir: default: <save_folder>/tensorboard, or runs/<run_name>/tensorboard where that is remote.
+        flush_interval: batches between writes.
+    """
+    home = f"runs/{run.run_name}" if "://" in run.save_folder else run.save_folder
+    return TensorboardLogger(log_dir=log_dir or f"{home}/tensorboard", flush_interval=flush_interval)
+
+
+@register_logger("wandb")
+def wandb(
+    project: str | None = None, entity: str | None = None, tags: list[str] | None = None, *, run: Run
+) -> LoggerDestination:
+    """Needs the extra `wandb`. A resumed run goes on in the same W&B run.
+
+    Args:
+        project: the project's name.
+        entity: user or team.
+        tags: of the run.
+    """
+    resuming = {"id": run.run_name, "resume": "allow"}
+    return WandBLogger(project=project, entity=entity, name=run.run_name, tags=tags, init_kwargs=resuming)
+
+
+@register_logger("mlflow")
+def mlflow(experiment_name: str | None = None, tracking_uri: str | None = None, *, run: Run) -> LoggerDestination:
+    """Needs the extra `mlflow`. A resumed run goes on in the same MLflow run.
+
+    Args:
+        experiment_name: default: MLflow's own.
+        tracking_uri: server or folder.
+    """
+    return MLFlowLogger(
+        experiment_name=experiment_name,
+        run_name=run.run_name,
+        tracking_uri=tracking_uri,
+        resume=True,
+        log_system_metrics=False,
+    )

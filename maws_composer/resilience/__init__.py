@@ -1,0 +1,1 @@
+"""Always on: what keeps a run alive, or ends it cleanly."""

@@ -1,0 +1,122 @@
+"""The command line: `python -m streaming_conversion READER … DST`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from streaming_conversion.problems import ConversionError
+from streaming_conversion.readers import readers
+from streaming_conversion.verify import MAX_PIXELS
+
+_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert. Returns the exit status: 0, 2 for what the user can put right, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run(options)
+    except ConversionError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    sources = readers()[arguments.reader].read(arguments)
+
+    from streaming_conversion.convert import Options, convert, finished  # slow to import, and not needed for --help
+
+    options = Options(
+        processes=arguments.processes,
+        shard_bytes=arguments.shard_size,
+        part_size=arguments.part_size,
+        decode=not arguments.no_verify,
+        max_pixels=arguments.max_pixels,
+        max_bad=arguments.max_bad,
+        overwrite=arguments.overwrite,
+        scratch=arguments.scratch,
+    )
+    places = {f"{arguments.destination.rstrip('/')}/{name}".rstrip("/"): source for name, source in sources.items()}
+    ready = [place for place, source in places.items() if not options.overwrite and finished(source, place, options)]
+    for place, source in places.items():
+        # of several, those that an interrupted conversion finished are passed over; a finished whole is refused
+        if place in ready and len(ready) < len(places):
+            print(f"{place}: finished before")
+        else:
+            print(convert(source, place, options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m streaming_conversion",
+        description="Write images, hashtags and captions as MDS shards, into a folder or object storage. The shards do "
+        "not depend on the number of processes. An interrupted conversion leaves nothing that looks whole; the same "
+        "command goes on with it.",
+    )
+    commands = parser.add_subparsers(dest="reader", required=True, metavar="READER", title="readers")
+    for name, reader in readers().items():
+        text = (reader.__doc__ or "").strip()
+        command = commands.add_parser(
+            name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        reader.add_arguments(command)
+        _add_common(command)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("for every reader").add_argument
+    parser.add_argument("destination", metavar="DST", help="a folder, or s3://…, gs://…, oci://…, hf://… (new or empty)")
+    add("--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="default: one per CPU")
+    add("--shard-size", type=_bytes, default="64mb", metavar="SIZE", help="largest shard; default: 64mb")
+    add("--part-size", type=_positive, default=10_000, metavar="N",
+        help="images per sub-folder: the unit of work and of resumption; default: 10000")  # fmt: skip
+    add("--max-bad", type=_share, default=0.01, metavar="SHARE",
+        help="share of images that may fail to decode before the conversion is refused; default: 0.01")  # fmt: skip
+    add("--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N",
+        help=f"larger images are skipped; default: {MAX_PIXELS}")  # fmt: skip
+    add("--no-verify", action="store_true",
+        help="do not decode every image to see that it can be (for sources checked before)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace what an earlier conversion wrote to DST (a folder only)")
+    add("--scratch", type=Path, metavar="DIR", help="where parts wait for upload; default: the temporary folder")
+
+
+def _positive(text: str) -> int:
+    number = int(text.replace("_", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return share
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([kmg]?b?)", text.strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 64mb, 512kb, 1gb")
+    size = int(match[1]) * _UNITS[match[2]]
+    if not 1024 <= size < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1kb and 4gb (MDS counts in 32 bits)")
+    return size

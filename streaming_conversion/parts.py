@@ -1,0 +1,145 @@
+"""One part: a run of samples, written into a folder of its own by one process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from streaming import MDSWriter
+
+from maws_composer.data.columns import CAPTION, HASHTAGS, ID, IMAGE
+from streaming_conversion.problems import ConversionError
+from streaming_conversion.source import Entry
+from streaming_conversion.verify import why_unusable
+
+UPLOAD_ATTEMPTS = 6  # 1 + 2 + 4 + 8 + 16 s: survives an outage of half a minute
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """What a process needs to know to write a part.
+
+    Args:
+        name: of the part's folder.
+        entries: its samples.
+        load: see `Source`.
+        columns: column -> MDS encoding.
+        folder: where it is written on this machine.
+        remote: where in object storage it goes from there, or None.
+        shard_bytes: largest size of a shard.
+        decode, max_pixels: see `why_unusable`.
+    """
+
+    name: str
+    entries: Sequence[Entry]
+    load: Callable[[str], bytes]
+    columns: dict[str, str]
+    folder: Path
+    remote: str | None
+    shard_bytes: int
+    decode: bool
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part's marker says. A part without its marker does not exist.
+
+    Args:
+        shards: the part's entries of an MDS index, names relative to the part's folder.
+        skipped: one {"id", "source", "reason"} per picture that was left out.
+        images: how many were written.
+        without: column -> how many of these have no hashtag, or no caption.
+    """
+
+    shards: list[dict[str, Any]]
+    skipped: list[dict[str, str]]
+    images: int
+    without: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class PartWriter(MDSWriter):
+    """MDSWriter, with two cures, each with a test that fails when it is no longer needed.
+
+    A picture larger than a shard made an empty shard before it; a failed upload was an exception without its reason.
+    Not to be used in a `with`: it writes an index that looks whole after an exception, too.
+    """
+
+    upload_error: BaseException | None = None
+
+    def flush_shard(self) -> None:
+        if self.new_samples:
+            super().flush_shard()
+
+    def exception_callback(self, future: Future[Any]) -> None:
+        self.upload_error = self.upload_error or future.exception()
+        super().exception_callback(future)
+
+
+def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
+    """Write the part's shards and its `index.json`, replacing what an interrupted conversion left there.
+
+    Args:
+        task: what to write.
+        tick: called after each sample.
+
+    Raises:
+        ConversionError: a picture could not be read, or a shard not be uploaded.
+    """
+    shutil.rmtree(task.folder, ignore_errors=True)
+    out = (str(task.folder), task.remote) if task.remote else str(task.folder)
+    writer = PartWriter(
+        columns=task.columns, out=out, hashes=["sha1"], size_limit=task.shard_bytes, retry=UPLOAD_ATTEMPTS, max_workers=4
+    )
+    try:
+        skipped = _write_samples(task, writer, tick)
+        writer.finish()
+    except BaseException as error:
+        writer.cancel_future_jobs()
+        if writer.upload_error is not None:
+            raise ConversionError(f"{task.remote}: the upload failed: {writer.upload_error}") from error
+        raise
+    left_out = {record["id"] for record in skipped}
+    kept = [entry for entry in task.entries if entry.id not in left_out]
+    without = {
+        HASHTAGS: sum(entry.hashtags == () for entry in kept),
+        CAPTION: sum(entry.caption == "" for entry in kept),
+    }
+    return PartResult(writer.shards, skipped, len(kept), without)
+
+
+def _write_samples(task: PartTask, writer: PartWriter, tick: Callable[[], None]) -> list[dict[str, str]]:
+    skipped: list[dict[str, str]] = []
+    for entry in task.entries:
+        image = _load(task, entry)
+        reason = why_unusable(image, task.decode, task.max_pixels)
+        if reason is None:
+            writer.write(_sample(entry, image))
+        else:
+            skipped.append({"id": entry.id, "source": entry.key, "reason": reason})
+        tick()
+    return skipped
+
+
+def _load(task: PartTask, entry: Entry) -> bytes:
+    try:
+        return task.load(entry.key)
+    except OSError as error:
+        # not skipped: storage that is away for a moment must not cost pictures
+        raise ConversionError(f"{entry.key} cannot be read: {error.strerror or error}") from error
+
+
+def _sample(entry: Entry, image: bytes) -> dict[str, Any]:
+    sample: dict[str, Any] = {IMAGE: image, ID: entry.id}
+    if entry.hashtags is not None:
+        sample[HASHTAGS] = list(entry.hashtags)
+    if entry.caption is not None:
+        sample[CAPTION] = entry.caption
+    return sample

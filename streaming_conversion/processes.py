@@ -1,0 +1,136 @@
+"""Parts in several processes, with one progress bar."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from streaming_conversion.parts import PartResult, PartTask, write_part
+from streaming_conversion.problems import ConversionError
+
+
+class Progress:
+    """Pictures written or skipped, as a bar.
+
+    Args:
+        total: pictures of the whole conversion.
+        before: those of parts that were finished before.
+    """
+
+    def __init__(self, total: int, before: int) -> None:
+        self._before = before
+        # a terminal wants a lively bar, a log file a line now and then
+        pause = 0.5 if sys.stderr.isatty() else 30
+        self._bar = tqdm(total=total, initial=before, unit=" images", mininterval=pause, smoothing=0.05)
+
+    def show(self, done: int) -> None:
+        """Show how many this run has done so far."""
+        self._bar.update(self._before + done - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def write_parts(
+    tasks: Sequence[PartTask], processes: int, progress: Progress, settle: Callable[[PartTask, PartResult], None]
+) -> None:
+    """Write parts, in this process or in `processes` others; `settle` is called in this one for each that is ready.
+
+    Raises:
+        ConversionError: see `write_part`.
+    """
+    if processes == 1 or len(tasks) < 2:
+        _write_here(tasks, progress, settle)
+    else:
+        _write_in_pool(tasks, min(processes, len(tasks)), progress, settle)
+
+
+def _write_here(
+    tasks: Sequence[PartTask], progress: Progress, settle: Callable[[PartTask, PartResult], None]
+) -> None:
+    count = itertools.count(1)
+
+    def tick() -> None:
+        progress.show(next(count))
+
+    for task in tasks:
+        settle(task, write_part(task, tick))
+
+
+def _write_in_pool(
+    tasks: Sequence[PartTask], processes: int, progress: Progress, settle: Callable[[PartTask, PartResult], None]
+) -> None:
+    # forkserver: imports once, and unlike fork it copies no threads or storage clients
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["streaming_conversion.parts"])
+    count = context.Value("q")
+    with _pool(ProcessPoolExecutor(processes, context, _begin_worker, (count, os.getpid()))) as pool:
+        waiting = {pool.submit(_write_in_worker, task): task for task in tasks}
+        while waiting:
+            ready, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in ready:
+                try:
+                    settle(waiting.pop(future), future.result())
+                except BrokenProcessPool as error:
+                    raise ConversionError(
+                        "a process of the conversion was killed, perhaps for want of memory; "
+                        "the same command goes on, with fewer --processes if it happens again"
+                    ) from error
+            progress.show(count.value)
+
+
+@contextmanager
+def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """On any error end the workers at once: what they were writing is not finished and does not count."""
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_count: Any = None
+
+
+def _begin_worker(count: Any, parent: int) -> None:
+    global _count
+    _count = count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the main one is gone: a killed conversion must not go on writing."""
+    while True:
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(0.5)
+
+
+def _write_in_worker(task: PartTask) -> PartResult:
+    def tick() -> None:
+        with _count.get_lock():
+            _count.value += 1
+
+    return write_part(task, tick)

@@ -1,0 +1,20 @@
+"""What tests of whole runs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import Runs, write_images
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """512 generated pictures as MDS."""
+    return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, images: Path) -> Runs:
+    return Runs(tmp_path, images)

@@ -1,0 +1,151 @@
+"""Real training runs for tests: `composer -n N train.py ...` in miniature, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+from streaming import MDSWriter
+
+from tests.processes import ROOT, free_port
+
+IMAGES = 512
+GLOBAL_BATCH = 16
+
+
+def write_images(folder: Path, count: int = IMAGES, size: int = 40, shard_size: int = 1 << 19, seed: int = 0) -> Path:
+    """MDS shards of generated pictures: smooth color fields, as PNG, so that every machine decodes the same pixels."""
+    rng = np.random.default_rng(seed)
+    grid = np.linspace(0, 2 * np.pi, size)
+    with MDSWriter(
+        out=str(folder), columns={"image": "bytes", "id": "str"}, hashes=["sha1"], size_limit=shard_size
+    ) as writer:
+        for number in range(count):
+            waves = [np.sin(a * grid[:, None] + b * grid[None] + c) for a, b, c in rng.uniform(0, 3, (3, 3))]
+            pixels = ((np.stack(waves, -1) + 1) * 127.5).astype(np.uint8)
+            writer.write({"image": _png(pixels), "id": f"{number:05d}"})
+    return folder
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclass
+class Finished:
+    """What a run left behind."""
+
+    code: int
+    output: str
+    folder: Path
+
+    @property
+    def steps(self) -> list[dict]:
+        """The steps of metrics.jsonl; after a restart the later line of a batch counts."""
+        by_batch = {}
+        for line in (self.folder / "metrics.jsonl").read_text().splitlines():
+            entry = json.loads(line)
+            if "loss" in entry:
+                by_batch[entry["batch"]] = entry
+        return [by_batch[batch] for batch in sorted(by_batch)]
+
+    @property
+    def losses(self) -> list[float]:
+        return [step["loss"] for step in self.steps]
+
+
+class Runs:
+    """Starts runs of one miniature recipe; what a test changes is given as overrides."""
+
+    def __init__(self, folder: Path, images: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.environment = environment or {}
+        self.recipe = folder / "recipe.yaml"
+        self.recipe.write_text(yaml.safe_dump(_recipe(images)))
+
+    def __call__(
+        self,
+        name: str,
+        *overrides: str,
+        processes: int = 1,
+        kill_after: int | None = None,
+        config: Path | None = None,
+        timeout: float = 240,
+    ) -> Finished:
+        """Run `composer -n processes train.py`, and SIGKILL all of it once `kill_after` steps are in metrics.jsonl."""
+        run_folder = self.folder / name
+        command = [
+            str(Path(sys.executable).parent / "composer"), "-n", str(processes), "--master_port", str(free_port()),
+            str(ROOT / "train.py"), str(config or self.recipe), f"save_folder={run_folder}", f"run_name={name}",
+            *overrides,
+        ]  # fmt: skip
+        log = self.folder / f"{name}-{time.monotonic_ns()}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                cwd=ROOT,
+                start_new_session=True,
+            )
+            try:
+                if kill_after is None:
+                    process.wait(timeout)
+                else:
+                    _wait_for_steps(run_folder / "metrics.jsonl", kill_after, process, timeout)
+                    _kill_session(process.pid)
+                    process.wait(30)
+            finally:
+                _kill_session(process.pid)
+        return Finished(process.returncode, log.read_text(), run_folder)
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **self.environment}
+
+
+def _recipe(images: Path) -> dict:
+    return {
+        "stage": "mae",
+        "model": {"size": "vit_micro", "image_size": 24, "decoder": {"width": 32, "depth": 1, "heads": 2}},
+        "data": {"train": {"local": str(images), "num_canonical_nodes": 4, "shuffle_block_size": 128}},
+        "global_train_batch_size": GLOBAL_BATCH,
+        "max_duration": f"{50 * GLOBAL_BATCH}sp",
+        "optimizer": {"base_lr": 0.02},
+        "gradient_clip": 0.5,
+        "save_interval": "10ba",
+        "speed": {"workers": 0, "scratch_folder": str(images.parent / "scratch")},
+    }
+
+
+def _wait_for_steps(metrics: Path, steps: int, process: subprocess.Popen, timeout: float) -> None:
+    until = time.monotonic() + timeout
+    while time.monotonic() < until and process.poll() is None:
+        if metrics.exists() and metrics.read_text().count('"loss"') >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended, or hung, before step {steps}")
+
+
+def _kill_session(leader: int) -> None:
+    """End everything that this test started: the launcher, its ranks and their loader workers."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if os.getsid(int(process.name)) == leader:
+                    os.kill(int(process.name), signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue

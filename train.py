@@ -1,0 +1,100 @@
+"""Train one stage from a YAML file.
+
+    composer train.py yamls/mae_vit6.5b.yaml data.train.remote=s3://bucket/images save_folder=s3://bucket/mae-6.5b
+
+The same command again goes on with the same run, on another number of GPUs too. With `--print`, the resolved
+configuration is shown, and where each value came from; nothing is trained.
+"""
+
+from maws_composer.resilience.orphans import end_with_launcher
+
+end_with_launcher()  # before the slow imports: a launcher may be killed during them
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from composer import Trainer
+from composer.algorithms import GradientClipping
+from composer.callbacks import LRMonitor
+from composer.core import Time
+from composer.models import ComposerModel
+from composer.utils import dist
+
+from maws_composer.checkpoints.resume import Resume, newest_checkpoint, require_same_results
+from maws_composer.checkpoints.run_folder import RunFolder, start_run
+from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.config.durations import samples
+from maws_composer.config.load import LoadedRun
+from maws_composer.config.plugins import build, build_all, load_with_ours
+from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.config.rank_gate import load_behind_gate
+from maws_composer.config.run import Run
+from maws_composer.config.show import print_resolved
+from maws_composer.data.loader import build_eval_loader, build_train_loader
+from maws_composer.data.preflight import check_data
+from maws_composer.models.attention import set_attention_kernel
+from maws_composer.optim.adamw import build_optimizer
+from maws_composer.optim.schedule import build_schedule
+from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, kernel_dtype, require_precision
+from maws_composer.parallel.shard import already_sharded, require_sharded, shard
+from maws_composer.registry import lookup
+from maws_composer.reporting.metrics_file import MetricsFile
+from maws_composer.reporting.pictures import PictureFiles
+from maws_composer.reporting.report import write_report
+from maws_composer.resilience.bad_samples import BadSamples
+
+log = logging.getLogger("maws_composer")
+
+
+def train(loaded: LoadedRun) -> None:
+    """The whole run, in the order in which it happens."""
+    run = loaded.run
+    device = build_device(run.precision)
+    dist.initialize_dist(device)
+    folder = start_run(loaded)
+    resume_from = newest_checkpoint(folder)
+    if resume_from is not None:
+        require_same_results(resume_from, loaded)
+        if resume_from.samples >= samples(run.max_duration):
+            log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
+            return
+
+    stage = build_stage(run)
+    mesh = shard(stage, run.speed, run.precision, run.seed, device.device)  # checkpointing, compile, FSDP2, parameters
+    optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+    trainer = Trainer(
+        model=stage,
+        train_dataloader=build_train_loader(run),
+        eval_dataloader=build_eval_loader(run),
+        optimizers=optimizer,
+        schedulers=build_schedule(optimizer, run),
+        step_schedulers_every_batch=True,
+        algorithms=[GradientClipping("norm", run.gradient_clip)] if run.gradient_clip else [],
+        callbacks=[
+            *([Resume(resume_from)] if resume_from else []),
+            BadSamples(run.data.train.max_bad_share),
+            LRMonitor(),
+            *build_all("callback", run.callbacks, run),
+            ShardedCheckpoints(folder, run),
+        ],
+        loggers=[MetricsFile(folder.local), PictureFiles(folder.local), *build_all("logger", run.loggers, run)],
+        max_duration=Time(samples(run.max_duration), "sp"),
+        eval_interval=run.eval_interval,
+        device=device,
+        device_train_microbatch_size=microbatch_size(run),
+        precision=COMPOSER_PRECISION[run.precision],
+        parallelism_config={"fsdp": already_sharded()},
+        deterministic_mode=run.deterministic,
+        seed=run.seed,
+        run_name=run.run_name,
+        progress_bar=False,  # one of `loggers:`
+        auto_log_hparams=False,
+    )
+    require_sharded(stage, mesh)
+    require_precision(run.precision)
+    trainer.fit()
+    trainer.close()
+    finish(folder)
