@@ -11,7 +11,6 @@ from maws_composer.resilience.orphans import end_with_launcher
 end_with_launcher()  # before the slow imports: a launcher may be killed during them
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -24,12 +23,12 @@ from composer.models import ComposerModel
 from composer.utils import dist
 
 from maws_composer.checkpoints.resume import Resume, newest_checkpoint, require_same_results
-from maws_composer.checkpoints.run_folder import RunFolder, start_run
+from maws_composer.checkpoints.run_folder import RunFolder, send, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build, build_all, load_with_ours
-from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.config.problems import ConfigError, Problem, format_problems
 from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.run import Run
 from maws_composer.config.show import print_resolved
@@ -38,7 +37,8 @@ from maws_composer.data.preflight import check_data
 from maws_composer.models.attention import set_attention_kernel
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
-from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, kernel_dtype, require_precision
+from maws_composer.parallel.agree import on_rank_zero
+from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, capability, kernel_dtype, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.registry import lookup
 from maws_composer.reporting.metrics_file import MetricsFile
@@ -63,7 +63,7 @@ def train(loaded: LoadedRun) -> None:
             return
 
     stage = build_stage(run)
-    mesh = shard(stage, run.speed, run.precision, run.seed, device.device)  # checkpointing, compile, FSDP2, parameters
+    mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     trainer = Trainer(
         model=stage,
@@ -82,7 +82,7 @@ def train(loaded: LoadedRun) -> None:
         ],
         loggers=[MetricsFile(folder.local), PictureFiles(folder.local), *build_all("logger", run.loggers, run)],
         max_duration=Time(samples(run.max_duration), "sp"),
-        eval_interval=run.eval_interval,
+        eval_interval=run.eval_interval if run.data.eval else 1,
         device=device,
         device_train_microbatch_size=microbatch_size(run),
         precision=COMPOSER_PRECISION[run.precision],
@@ -97,4 +97,63 @@ def train(loaded: LoadedRun) -> None:
     require_precision(run.precision)
     trainer.fit()
     trainer.close()
-    finish(folder)
+    on_rank_zero(lambda: report(folder))
+
+
+def report(folder: RunFolder) -> None:
+    """Write report.html, and copy it to where the run lives."""
+    write_report(folder.local)
+    send(folder, "report.html")
+    send(folder, "metrics.jsonl")
+
+
+def build_stage(run: Run) -> ComposerModel:
+    """The stage on the meta device, with its attention kernels chosen."""
+    with torch.device("meta"):
+        stage = build(lookup("stage", run.stage), run.model, run)
+    device = torch_device().type
+    try:
+        kernels = set_attention_kernel(stage, run.speed.attention, device, kernel_dtype(run.precision), capability())
+    except ValueError as error:
+        raise ConfigError([Problem("speed.attention", str(error))]) from error
+    for kernel in kernels:
+        log.info(kernel.log_line)
+    return stage
+
+
+def microbatch_size(run: Run) -> int:
+    """Samples per GPU that go through at once; a GPU's share of the batch may be smaller."""
+    share = run.global_train_batch_size // dist.get_world_size()
+    return min(run.speed.device_train_microbatch_size or share, share)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
+    printing = "--print" in arguments
+    config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
+    world_size = dist.get_world_size()
+    nodes = world_size // dist.get_local_world_size()
+    loaded = load_behind_gate(
+        config,
+        lambda: load_with_ours(config, overrides, world_size, nodes),
+        preflight=lambda loaded: None if printing else check(loaded, world_size, nodes),
+    )
+    if printing:
+        print(print_resolved(loaded))
+        return 0
+    try:
+        train(loaded)
+    except ConfigError as error:  # the same on every rank
+        if dist.get_global_rank() == 0:
+            print(format_problems(config, error.problems), file=sys.stderr, flush=True)
+        dist.barrier()  # the launcher ends everything at the first exit: not before the message is out
+        return 2
+    dist.barrier()
+    torch.distributed.destroy_process_group()  # without it, one run in twelve aborts after it has finished
+    return 0
+
+
+if __name__ == "__main__":  # loader workers may import this file again
+    sys.exit(main(sys.argv[1:]))

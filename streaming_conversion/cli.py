@@ -83,8 +83,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("for every reader").add_argument
-    parser.add_argument("destination", metavar="DST", help="a folder, or s3://…, gs://…, oci://…, hf://… (new or empty)")
-    add("--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="default: one per CPU")
+    parser.add_argument(
+        "destination", metavar="DST", help="a folder, or s3://…, gs://…, oci://…, hf://… (new or empty)"
+    )
+    add("--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="default: one per CPU")
     add("--shard-size", type=_bytes, default="64mb", metavar="SIZE", help="largest shard; default: 64mb")
     add("--part-size", type=_positive, default=10_000, metavar="N",
         help="images per sub-folder: the unit of work and of resumption; default: 10000")  # fmt: skip

@@ -71,7 +71,9 @@ class Summary:
 
     def __str__(self) -> str:
         counts = self.dataset.counts
-        pace = f"{self.written_now / self.seconds:,.0f} images/s ({self.seconds:.1f} s)" if self.written_now else "resumed"
+        pace = (
+            f"{self.written_now / self.seconds:,.0f} images/s ({self.seconds:.1f} s)" if self.written_now else "resumed"
+        )
         skipped = f", {counts['skipped']:,} skipped (see {SKIPPED})" if counts["skipped"] else ""
         size = f"{counts['bytes'] / 1e6:,.1f} MB in {counted(counts['shards'], 'shard')}"
         return f"{self.name}: {counted(counts['images'], 'image')}, {size}{skipped}; {pace}"
@@ -205,9 +207,7 @@ def _finished_parts(tasks: Sequence[PartTask], destination: Destination) -> dict
         return {task.name: each for task, each in zip(tasks, found, strict=True) if each is not None}
 
 
-def _require_few_bad(
-    destination: Destination, source: Source, options: Options, results: Sequence[PartResult]
-) -> None:
+def _require_few_bad(destination: Destination, source: Source, options: Options, results: Sequence[PartResult]) -> None:
     skipped = [record for result in results for record in result.skipped]
     if len(skipped) > options.max_bad * len(source.entries):
         destination.write(SKIPPED, _skipped_lines(skipped))

@@ -96,7 +96,12 @@ def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
     shutil.rmtree(task.folder, ignore_errors=True)
     out = (str(task.folder), task.remote) if task.remote else str(task.folder)
     writer = PartWriter(
-        columns=task.columns, out=out, hashes=["sha1"], size_limit=task.shard_bytes, retry=UPLOAD_ATTEMPTS, max_workers=4
+        columns=task.columns,
+        out=out,
+        hashes=["sha1"],
+        size_limit=task.shard_bytes,
+        retry=UPLOAD_ATTEMPTS,
+        max_workers=4,
     )
     try:
         skipped = _write_samples(task, writer, tick)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
@@ -39,7 +39,7 @@ class Progress:
         """Show how many this run has done so far."""
         self._bar.update(self._before + done - self._bar.n)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,9 +60,7 @@ def write_parts(
         _write_in_pool(tasks, min(processes, len(tasks)), progress, settle)
 
 
-def _write_here(
-    tasks: Sequence[PartTask], progress: Progress, settle: Callable[[PartTask, PartResult], None]
-) -> None:
+def _write_here(tasks: Sequence[PartTask], progress: Progress, settle: Callable[[PartTask, PartResult], None]) -> None:
     count = itertools.count(1)
 
     def tick() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class SafePlanner(DefaultLoadPlanner):
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         try:
-            torch.load(value, weights_only=True)
+            with torch.serialization.safe_globals([timedelta]):  # Composer's time
+                torch.load(value, weights_only=True)
         except pickle.UnpicklingError as error:
             name = read_item.dest_index.fqn
             raise UnsafeCheckpointError(f"entry {name} is more than a plain value: {error}") from error

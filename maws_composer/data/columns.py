@@ -98,7 +98,7 @@ class DatasetFile:
             raise DatasetFileError(f"{DATASET_FILE} is damaged: {error!r}") from error
         if version > FORMAT_VERSION:
             raise DatasetFileError(
-                f"{DATASET_FILE} has format version {version}; this version of maws_composer reads up to {FORMAT_VERSION}"
+                f"{DATASET_FILE} has format version {version}; this maws_composer reads up to {FORMAT_VERSION}"
             )
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         try:

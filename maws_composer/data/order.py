@@ -56,8 +56,6 @@ class Seat:
 class Order(Protocol):
     """The order of the rows of every epoch."""
 
-    global_batch_size: int
-
     @property
     def size(self) -> int:
         """Rows of an epoch: whole global batches."""
@@ -123,7 +121,7 @@ class TrainOrder:
     Args:
         shard_sizes: samples of each shard, all streams one after the other.
         shards_per_stream: how many of these belong to each stream.
-        repeats: of each stream; int(repeat * n) draws of n samples, each sample floor(repeat) or floor(repeat) + 1 times.
+        repeats: of each stream; int(repeat * n) draws of n samples, each of them floor(repeat) times or once more.
         seed: of the run.
         canonical_nodes: C above.
         global_batch_size: G above.
@@ -253,7 +251,7 @@ def _bits(*key: int) -> np.random.PCG64:
 
 
 def _spread(draws: int, sizes: Ids, bits: np.random.PCG64) -> Ids:
-    """How many of the draws each shard gives: in proportion to its size, rounded so that every sample is equally likely.
+    """How many of the draws each shard gives: in proportion to its size, rounded so that all samples are alike.
 
     Systematic sampling: the shards in random order on a line, a draw at every (total / draws) samples of it.
     """

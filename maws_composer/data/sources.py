@@ -36,6 +36,16 @@ class Shards:
         """Whether shards are copied to a cache before they are read."""
         return self.remote is not None
 
+    @property
+    def where(self) -> str:
+        """The key that names where the shards come from."""
+        return f"{self.key}.{'remote' if self.remote else 'local'}"
+
+    @property
+    def section(self) -> str:
+        """The section of the configuration that it is part of: data.train or data.eval."""
+        return ".".join(self.key.split(".")[:2])
+
     def path(self, basename: str) -> str:
         """Address of one of its files."""
         return os.path.join(self.address, basename)

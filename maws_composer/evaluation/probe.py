@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from maws_composer.checkpoints.completeness import newest_complete
 from maws_composer.checkpoints.weights import read_weights
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.columns import read_hashtags
 from maws_composer.data.decode import decode
 from maws_composer.data.transforms import resize_and_crop
 from maws_composer.evaluation.ridge_probe import ProbeResult, ridge_probe
@@ -27,6 +27,7 @@ from maws_composer.registry import lookup
 from maws_composer.stages.pixels import normalize
 
 _BATCH = 256
+_MAX_PIXELS = 178_956_970  # Pillow's limit
 
 
 def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str, ProbeResult]:
@@ -52,10 +53,48 @@ def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str,
     if not labels:
         raise ConfigError([Problem(train, f"no hashtag is on {min_images} images or more")])
     results = {}
-    for name, encoder in (("random encoder", _random_encoder(config)), ("MAE encoder", _encoder(config, checkpoint))):
+    for name, encoder in (("random encoder", _random_encoder(config)), ("MAE encoder", _encoder(config, Path(checkpoint.folder)))):
         results[name] = ridge_probe(
             train_set.features(encoder, name), train_set.targets(labels),
             test_set.features(encoder, name), test_set.targets(labels),
         )  # fmt: skip
     _write_figures(run_folder, results, len(train_set.tags), len(test_set.tags))
     return results
+
+
+class _Tagged:
+    """A small local dataset with hashtags, in memory: pixels (uint8) and tags."""
+
+    def __init__(self, folder: str, image_size: int) -> None:
+        samples = list(LocalDataset(folder))
+        images = [resize_and_crop(decode(sample["image"], _MAX_PIXELS), image_size) for sample in samples]
+        self.pixels = torch.stack(images)
+        self.tags = [set(read_hashtags(sample["hashtags"])) for sample in samples]
+
+    def frequent(self, min_images: int) -> list[str]:
+        counts = Counter(tag for tags in self.tags for tag in tags)
+        return sorted(tag for tag, count in counts.items() if count >= min_images)
+
+    def targets(self, labels: list[str]) -> Int[Tensor, "images labels"]:
+        return torch.tensor([[int(label in tags) for label in labels] for tags in self.tags])
+
+    @torch.no_grad()
+    def features(self, encoder: VisionTransformer, name: str) -> Float[Tensor, "images width"]:
+        """The class token's feature of each image."""
+        batches = tqdm(self.pixels.split(_BATCH), desc=f"features, {name}", leave=False)
+        return torch.cat([encoder(normalize(batch)) for batch in batches])
+
+
+def _random_encoder(config: dict[str, Any]) -> VisionTransformer:
+    model = config["model"]
+    encoder = VisionTransformer(
+        lookup("size", model["size"]).builder, model["image_size"], fixed_positions=True, qk_norm=model["qk_norm"]
+    )
+    initialize(encoder, config["seed"])
+    return encoder.eval()
+
+
+def _encoder(config: dict[str, Any], checkpoint: Path) -> VisionTransformer:
+    encoder = _random_encoder(config)
+    encoder.load_state_dict(read_weights(checkpoint, "mae.encoder."))
+    return encoder

@@ -31,10 +31,22 @@ def require_precision(precision: str) -> None:
     Raises:
         RuntimeError: if matrix products would run in TF32 although `precision` is fp32.
     """
-    if precision == "fp32" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+    if not torch.cuda.is_available() or precision != "fp32":
+        return
+    if torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32:
         raise RuntimeError("precision: fp32, but TF32 was switched on after the device was built")
+
+
+def torch_device() -> torch.device:
+    """This rank's device, once `build_device` has chosen it."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def kernel_dtype(precision: str) -> torch.dtype:
     """The dtype that attention kernels see: under autocast, autocast's."""
     return torch.bfloat16 if precision == "amp_bf16" else torch.float32
+
+
+def capability() -> tuple[int, int]:
+    """The GPU's CUDA compute capability; without a GPU, an A100's, which is what kernels are chosen for."""
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else (8, 0)

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from streaming_conversion.problems import ConversionError, counted
 from streaming_conversion.metadata import Metadata, read_metadata
+from streaming_conversion.problems import ConversionError, counted
 from streaming_conversion.source import Entry, Source
 
 ENDINGS = frozenset(
@@ -53,7 +53,9 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
     if problems:
         raise ConversionError(f"{folder} cannot be converted: {counted(len(problems), 'problem')}", problems)
     provenance = {"folder": str(folder), "metadata": str(metadata_file) if metadata_file else None}
-    return {"": Source("folder", provenance, entries[: arguments.limit], FromFolder(folder), {"limit": arguments.limit})}
+    return {
+        "": Source("folder", provenance, entries[: arguments.limit], FromFolder(folder), {"limit": arguments.limit})
+    }
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ def _problems(folder: Path, entries: list[Entry], metadata: Metadata | None) -> 
         if metadata is not None and entry.key not in metadata.named:
             problems.append(f"{folder / entry.key}: no line in {metadata.path}")
         elif (first := owners.setdefault(entry.id, entry.key)) != entry.key:
-            at = [f" (line {metadata.lines[key].number})" if metadata and key in metadata.lines else "" for key in (first, entry.key)]
+            at = [
+                f" (line {metadata.lines[key].number})" if metadata and key in metadata.lines else ""
+                for key in (first, entry.key)
+            ]
             problems.append(f'id "{entry.id}" belongs to {first}{at[0]} and to {entry.key}{at[1]}')
     return problems

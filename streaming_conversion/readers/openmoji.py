@@ -34,6 +34,8 @@ _PAIRS = {
     "\U0001f9d1\u200d\u2764\u200d\U0001f9d1": "\U0001f491",  # couple with heart
     "\U0001f9d1\u200d\u2764\u200d\U0001f48b\u200d\U0001f9d1": "\U0001f48f",  # kiss
     "\U0001faf1\u200d\U0001faf2": "\U0001f91d",  # handshake
+    "\U0001f9d1\u200d\U0001f430\u200d\U0001f9d1": "\U0001f46f",  # with bunny ears
+    "\U0001f9d1\u200d\U0001faef\u200d\U0001f9d1": "\U0001f93c",  # wrestling
 }
 
 
@@ -108,7 +110,7 @@ def base(emoji: str) -> str:
 
 def held_out(emoji: str) -> bool:
     """Whether the emoji is in `val`: by a hash of its base, the same everywhere and for ever."""
-    return int.from_bytes(hashlib.sha256(base(emoji).encode()).digest()[:8], "big") % HELD_OUT == 0
+    return int.from_bytes(hashlib.sha256(f"held out {base(emoji)}".encode()).digest()[:8], "big") % HELD_OUT == 0
 
 
 def _entry(emoji: str, name: str, folder: Path) -> Entry | None:
@@ -137,6 +139,4 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConversionError(
-            f"the reader openmoji needs {PACKAGES[name]}: pip install -e '.[quickstart]'"
-        ) from error
+        raise ConversionError(f"the reader openmoji needs {PACKAGES[name]}: pip install -e '.[quickstart]'") from error

@@ -1,0 +1,281 @@
+"""Streaming's dataset, in our order, with the position of each sample, and with faults that are errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import streaming.base.dataset as streaming_dataset
+from filelock import FileLock
+from numpy.typing import NDArray
+from streaming import StreamingDataset
+from streaming.base.constant import EPOCH_DATA
+from streaming.base.dataset import _Iterator, _ShardState
+from streaming.base.shared import SharedMemory, _get_path
+
+from maws_composer.config.problems import ConfigError
+from maws_composer.data.columns import ID, IMAGE
+from maws_composer.data.decode import UndecodableImageError, decode
+from maws_composer.data.fingerprint import changes, fingerprint
+from maws_composer.data.guards import (
+    FAILED,
+    BisectingIndex,
+    DataStream,
+    ShardError,
+    ShardStates,
+    cache_problems,
+    on_leaders,
+    split_problem,
+)
+from maws_composer.data.order import Ids, Order, Seat, TrainOrder
+from maws_composer.data.scratch import claim, own_prefix, replaced
+from maws_composer.data.settings import Source, TrainData
+from maws_composer.data.transforms import Transform
+
+log = logging.getLogger(__name__)
+
+MakeOrder = Callable[[NDArray[np.int64], tuple[int, ...]], Order]
+Sample = dict[str, Any]
+
+
+class ImageDataset(StreamingDataset):
+    """Samples of one dataset, decoded and transformed, each with its position in the epoch's global order.
+
+    Args:
+        streams: the sets of shards.
+        make_order: the order, from the sizes of all shards and the number of shards per stream.
+        transform: from a decoded image, epoch and position to uint8 (3, height, width).
+        batch_size: samples of a batch on one rank.
+        global_batch_size: samples of a batch over all ranks.
+        canonical_nodes: node counts must divide it.
+        settings: what is tolerated, and the cache's size.
+        folder: of this dataset, this run and this node alone.
+        workers: loader processes per rank.
+        predownload: samples whose shards each of them fetches ahead. None: eight batches.
+
+    Yields:
+        {"image": uint8 (3, height, width), "id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool}
+        and further columns that the streams were told to read.
+
+    Raises:
+        ConfigError: at construction, on every rank alike.
+        ShardError: while iterating; a shard cannot be had.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[DataStream],
+        make_order: MakeOrder,
+        transform: Transform,
+        *,
+        batch_size: int,
+        global_batch_size: int,
+        canonical_nodes: int,
+        settings: Source,
+        folder: Path,
+        workers: int,
+        predownload: int | None = None,
+    ) -> None:
+        world = streaming_dataset.World.detect()
+        if problem := split_problem(global_batch_size, canonical_nodes, world.num_ranks, world.num_nodes):
+            raise ValueError(problem)
+        on_leaders(lambda: _claim(folder, streams), world)
+        names = {
+            "Spanner": BisectingIndex,
+            "get_shm_prefix": own_prefix(folder),
+            "gettempdir": lambda: str(folder),  # for lock files, which pile up otherwise
+        }
+        with replaced(streaming_dataset, **names):
+            super().__init__(
+                streams=streams,
+                batch_size=batch_size,
+                num_canonical_nodes=canonical_nodes,
+                shuffle_block_size=1,  # the order is ours
+                predownload=predownload or 8 * batch_size,
+                cache_limit=settings.cache_limit,
+            )
+        self._require_cache(settings, canonical_nodes // world.num_nodes, max(workers, 1) * world.ranks_per_node)
+        self.settings = settings
+        self.transform = transform
+        self.order = make_order(self.samples_per_shard, tuple(int(count) for count in self.shards_per_stream))
+        self.epoch_size = self.order.size
+        self.length = self.order.size // world.num_ranks
+        addresses = [
+            self.streams[stream].source.path(shard.raw_data.basename)
+            for stream, shard in zip(self.stream_per_shard, self.shards, strict=True)
+        ]
+        self._addresses: list[str] = addresses
+        self._shard_states: ShardStates = ShardStates(self._shard_states, addresses)
+        self._failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Sample]:
+        if not hasattr(self, "_event"):
+            self._event = Event()
+        for stream in self.streams:
+            stream.stop = self._event
+        count, expected = 0, 0
+        try:
+            for count, raw in enumerate(super().__iter__(), 1):
+                expected = len(self._positions)
+                yield self._sample(count - 1, raw)
+        except RuntimeError as error:
+            raise self._failure or error from None
+        if self._failure is not None:
+            raise self._failure
+        if count != expected:
+            raise ShardError(f"the epoch ended after {count} of {expected} samples of this worker, without a reason")
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Have a shard here. For one that is here already, without streaming's lock, which the whole node shares.
+
+        With a limit of the cache the lock is needed: another process may be about to evict the shard.
+        """
+        state = self._shard_states[shard_id]
+        if not blocking and not self.cache_limit and state == _ShardState.LOCAL:
+            return
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except BaseException:
+            self._shard_states[shard_id] = FAILED
+            self._cache_filelock.release(force=True)
+            raise
+
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
+        """The wanted columns of a sample.
+
+        Raises:
+            ShardError: the shard cannot be had, or what it holds there is no sample.
+        """
+        try:
+            return super().get_item(sample_id, retry)
+        except (IndexError, ValueError, KeyError) as error:
+            raise ShardError(f"{self._place(sample_id)} is damaged: {error}") from error
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Where the epoch stands, and what determines its order."""
+        state = super().state_dict(num_samples, from_beginning)
+        return {**state, "order": fingerprint(self.order, self.streams)}
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Go on where `state_dict` stood.
+
+        Raises:
+            ConfigError: the order would be another one; names what changed.
+        """
+        state = dict(obj)
+        problems = changes(state.pop("order", {}), fingerprint(self.order, self.streams))
+        if problems:
+            raise ConfigError(problems)
+        super().load_state_dict(state)
+
+    def on_exception(self, future: Future) -> None:
+        """Keep what ended a background thread; the iteration raises it."""
+        if error := future.exception():
+            self._failure = self._failure or error
+            self._event.set()
+
+    def _prepare_thread(self, it: _Iterator) -> None:
+        try:
+            super()._prepare_thread(it)
+        except BaseException:
+            it.on_exit()  # else the iteration would wait for it
+            raise
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        try:
+            super()._ready_thread(it)
+        except BaseException:
+            it.on_exit()
+            raise
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> Ids:
+        """This worker's samples; as a side effect, their positions. Each node's leader plans for its node."""
+        if not hasattr(self._shared_barrier, "lock"):
+            self._shared_barrier.lock = FileLock(self._shared_barrier.filelock_path)
+        world = self._parallel_worker_world
+        seat = Seat(
+            world.node, world.num_nodes, world.rank_of_node, world.ranks_per_node,
+            world.worker_of_rank, world.workers_per_rank, self.batch_size,
+        )  # fmt: skip
+        size = self.order.node_samples(sample_in_epoch, world.num_nodes)
+        rows = seat.rows(size)
+        self._epoch = epoch if isinstance(self.order, TrainOrder) else 0
+        self._positions = self.order.positions(rows, sample_in_epoch, world.node, world.num_nodes)
+        self._valid = self.order.valid(self._positions)
+        if not size:  # resumed at the end of an epoch
+            return rows
+        plan = self._shared_plan(size, epoch, sample_in_epoch)
+        ids: Ids = np.ndarray(size, np.int64, plan.buf)[rows]
+        self._shared_barrier(self._unique_worker_world.workers_per_node)
+        plan.cleanup()
+        return ids
+
+    def _shared_plan(self, size: int, epoch: int, start: int) -> SharedMemory:
+        world, name = self._unique_worker_world, _get_path(self._shm_prefix_int, EPOCH_DATA)
+        if world.is_local_leader:
+            memory = SharedMemory(name, True, size * 8, auto_cleanup=False)
+            plan: Ids = np.ndarray(size, np.int64, memory.buf)
+            self.order.fill_node_plan(plan, epoch, start, world.node, world.num_nodes)
+        self._shared_barrier(world.workers_per_node)
+        if not world.is_local_leader:
+            memory = SharedMemory(name, False, size * 8, auto_cleanup=False)
+        return memory
+
+    def _sample(self, index: int, raw: Sample) -> Sample:
+        position = int(self._positions[index])
+        sample, image, replaced_by = self._decodable(int(self._iterator.sample_ids[index]), raw)
+        return {
+            **sample,
+            IMAGE: self.transform(image, self._epoch, position),
+            ID: str(sample[ID]),
+            "position": position,
+            "epoch": self._epoch,
+            "replaced": replaced_by is not None,
+            "valid": bool(self._valid[index]),
+        }
+
+    def _decodable(self, sample_id: int, raw: Sample) -> tuple[Sample, Any, int | None]:
+        """The sample, or the next of its shard whose image can be decoded; its image, and its id if it is another."""
+        try:
+            return raw, decode(raw[IMAGE], self.settings.max_pixels), None
+        except UndecodableImageError as error:
+            first_reason = str(error)
+        shard, index = self.spanner[sample_id]
+        size = len(self.shards[shard])
+        for step in range(1, size):
+            other = sample_id - index + (index + step) % size
+            sample = self[other]
+            try:
+                image = decode(sample[IMAGE], self.settings.max_pixels)
+            except UndecodableImageError:
+                continue
+            log.warning(
+                "image %s cannot be decoded: %s (%s); %s takes its place",
+                raw[ID], first_reason, self._place(sample_id), sample[ID],
+            )  # fmt: skip
+            return sample, image, other
+        raise ShardError(f"no image of {self._addresses[shard]} can be decoded; {raw[ID]}: {first_reason}")
+
+    def _place(self, sample_id: int) -> str:
+        shard, index = self.spanner[sample_id]
+        return f"sample {index} of {self._addresses[shard]}"
+
+    def _require_cache(self, settings: Source, canonical_nodes: int, processes: int) -> None:
+        block = settings.shuffle_block_size if isinstance(settings, TrainData) and settings.shuffle else 1
+        indexes = [stream.index for stream in self.streams]
+        if problems := cache_problems(settings.cache_limit, indexes, block, canonical_nodes, processes):
+            raise ConfigError(problems)
+
+
+def _claim(folder: Path, streams: Sequence[DataStream]) -> None:
+    """Take the folder, and the caches that the user placed elsewhere, and have each stream's index there."""
+    claim(folder, "speed.scratch_folder")
+    for stream in streams:
+        if stream.source.is_cached:
+            claim(Path(stream.local), f"{stream.source.key}.local")
+            stream.fetch_index()

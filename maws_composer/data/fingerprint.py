@@ -1,0 +1,66 @@
+"""What determines the order of an epoch, kept with a checkpoint so that a resumed run cannot go on in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maws_composer.config.problems import Problem
+from maws_composer.data.guards import DataStream
+from maws_composer.data.order import Order, TrainOrder
+
+_KEYS = {
+    "seed": "seed",
+    "global_train_batch_size": "global_train_batch_size",
+    "num_canonical_nodes": "data.train.num_canonical_nodes",
+    "shuffle": "data.train.shuffle",
+    "shuffle_block_size": "data.train.shuffle_block_size",
+}
+_ADVICE = "; the order of samples would change. Set it back, or start a new run with initialize_from"
+
+
+def fingerprint(order: Order, streams: Sequence[DataStream]) -> dict[str, Any]:
+    """Everything that determines the order, as plain values; where the shards are is no part of it."""
+    if not isinstance(order, TrainOrder):
+        return {}
+    parts = [
+        {
+            "name": stream.source.name,
+            "repeat": stream.source.repeat,
+            "samples": int(stream.index.sizes.sum()),
+            "shards": stream.index.digest,
+        }
+        for stream in streams
+    ]
+    return {**order.fingerprint(), "streams": parts}
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
+    """What makes the order another one than the checkpoint's."""
+    if not now:
+        return []
+    if saved.get("algorithm") != now["algorithm"]:
+        message = f"the checkpoint's order is of version {saved.get('algorithm')}, this program's of {now['algorithm']}"
+        return [Problem("data.train", message)]
+    problems = [
+        Problem(key, f"was {saved[name]}, is {now[name]}{_ADVICE}")
+        for name, key in _KEYS.items()
+        if saved[name] != now[name]
+    ]
+    before, after = ([stream["name"] for stream in part["streams"]] for part in (saved, now))
+    if before != after:
+        return [*problems, Problem("data.train.streams", f"were {', '.join(before)}, are {', '.join(after)}{_ADVICE}")]
+    for was, stream in zip(saved["streams"], now["streams"], strict=True):
+        problems += _stream_changes(was, stream)
+    return problems
+
+
+def _stream_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
+    key = "data.train" if now["name"] == "train" else f"data.train.streams.{now['name']}"
+    problems = []
+    if was["repeat"] != now["repeat"]:
+        problems.append(Problem(f"{key}.repeat", f"was {was['repeat']:g}, is {now['repeat']:g}{_ADVICE}"))
+    if was["shards"] != now["shards"]:
+        message = f"held {was['samples']} samples, holds {now['samples']} in other shards{_ADVICE}"
+        problems.append(Problem(key, message))
+    return problems

@@ -1,0 +1,340 @@
+"""What streaming 0.13.0 lets pass in silence, or hangs on, made to be an error that names its cause.
+
+- A shard that is missing or damaged, or a store that is away, ends the epoch early (0 or 1 workers) or hangs (more
+  workers, more ranks): the exception dies in a background thread, and others wait for a shard that nobody fetches.
+  `ShardStates` tells every process of the node, `DataStream` retries aloud and names the shard.
+- A damaged shard stays in the cache, and is not checked again at the next start: `DataStream` checks before it renames.
+- `index.json` is believed: see `index.py`.
+- A `cache_limit` that evicts shards before they are used runs at full speed without getting anywhere, and on a dataset
+  that is not a copy it deletes the data: `cache_problems`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+from streaming import Stream
+from streaming.base.constant import TICK
+from streaming.base.format import FileInfo
+from streaming.base.format.mds.encodings import mds_decode
+from streaming.base.format.mds.reader import MDSReader
+from streaming.base.hashing import get_hash
+from streaming.base.shared import SharedArray
+from streaming.base.util import bytes_to_int, wait_for_file_to_exist
+from streaming.base.world import World
+
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.columns import IMAGE
+from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason
+from maws_composer.data.settings import Source
+from maws_composer.data.sources import Shards
+
+log = logging.getLogger(__name__)
+
+FAILED = 4  # after streaming's own states of a shard, 0 to 3
+_LONGEST_PAUSE = 60.0
+_CHECKSUM_ATTEMPTS = 2
+
+
+class ShardError(RuntimeError):
+    """A shard cannot be had; the message names it and says why."""
+
+
+class ShardStates:
+    """Streaming's shared states of the shards, except that to look at a shard that failed is an error.
+
+    All waiting in streaming is a loop that looks at a state, in every process of the node; so all of it ends here.
+    """
+
+    def __init__(self, states: SharedArray, addresses: Sequence[str]) -> None:
+        self._states = states
+        self._addresses = addresses
+
+    def __getitem__(self, shard: int) -> int:
+        state = self._states[shard]
+        if state == FAILED:
+            raise ShardError(
+                f"{self._addresses[shard]} could not be read by another process of this machine; its message says why"
+            )
+        return state
+
+    def __setitem__(self, shard: int, state: int) -> None:
+        self._states[shard] = state
+
+    def numpy(self) -> NDArray[np.uint8]:
+        return self._states.numpy()
+
+
+class BisectingIndex:
+    """Sample id -> (shard, index in it) in memory of the number of shards; streaming's takes 8 bytes per sample."""
+
+    def __init__(self, shard_sizes: NDArray[np.int64]) -> None:
+        self._ends = np.cumsum(shard_sizes).tolist()
+
+    def __getitem__(self, sample: int) -> tuple[int, int]:
+        if not 0 <= sample < self._ends[-1]:
+            raise IndexError(f"there is no sample {sample}")
+        shard = bisect.bisect_right(self._ends, sample)
+        return shard, int(sample) - (self._ends[shard - 1] if shard else 0)
+
+
+class ColumnReader(MDSReader):
+    """Reads the wanted columns of a shard, under our names; the image as its bytes."""
+
+    def __init__(self, columns: Mapping[str, str], **shard: Any) -> None:
+        super().__init__(**shard)
+        self._columns = {theirs: ours for ours, theirs in columns.items()}
+
+    def decode_sample(self, data: bytes) -> dict[str, Any]:
+        variable = [i for i, size in enumerate(self.column_sizes) if not size]
+        sizes: list[int] = list(self.column_sizes)
+        for i, size in zip(variable, np.frombuffer(data, np.uint32, len(variable)), strict=True):
+            sizes[i] = int(size)
+        sample: dict[str, Any] = {}
+        begin = 4 * len(variable)
+        for name, encoding, size in zip(self.column_names, self.column_encodings, sizes, strict=True):
+            if ours := self._columns.get(name):
+                value = data[begin : begin + size]
+                sample[ours] = value if ours == IMAGE else mds_decode(encoding, value)
+            begin += size
+        return sample
+
+
+class DataStream(Stream):
+    """One set of shards: its index checked, its downloads retried aloud, its shards checked before they count.
+
+    Args:
+        source: where the shards are.
+        cache: folder that they are copied to, if they are.
+        columns: our name -> name in the shards.
+        settings: of downloading and checking.
+    """
+
+    def __init__(self, source: Shards, cache: Path, columns: Mapping[str, str], settings: Source) -> None:
+        local = (source.local or str(cache)) if source.is_cached else source.local
+        super().__init__(
+            remote=source.remote,
+            local=local,
+            download_retry=settings.download_retry,
+            download_timeout=settings.download_timeout,
+            validate_hash=settings.validate_hash,
+            keep_zip=False,
+        )
+        self.source = source
+        self.columns = columns
+        self.index: Index
+        self.stop: threading.Event | None = None
+
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[MDSReader]:
+        """Readers of all shards.
+
+        Raises:
+            ConfigError: the index, a column or a hash is not as it must be; on every rank alike.
+        """
+        path = Path(self.local, INDEX)
+        if not world.is_local_leader:
+            wait_for_file_to_exist(str(path), TICK, self.download_timeout, f"{path} was not there in time: ")
+        self.index = parse_index(path.read_bytes(), self.source)
+        problems = column_problems(self.index, self.columns) + hash_problems(self.index, self.validate_hash)
+        if problems:
+            raise ConfigError(problems)
+        return [self.reader(shard) for shard in self.index.shards]
+
+    def prepare_shard(self, shard: MDSReader) -> int:
+        """Have the shard in the cache, whole and checked; returns by how many bytes the cache grew."""
+        for attempt in range(1, _CHECKSUM_ATTEMPTS + 1):
+            try:
+                return super().prepare_shard(shard)
+            except ShardError:
+                raise
+            except Exception as error:
+                address = self.source.path(shard.raw_data.basename)
+                if not self.source.is_cached:
+                    raise ShardError(f"{address} cannot be unpacked: {error}") from error
+                shard.evict()  # else the next start would take it for a good one
+                if attempt == _CHECKSUM_ATTEMPTS:
+                    raise ShardError(f"{address} is damaged: {error}") from error
+                log.warning("%s is damaged (%s); fetching it once more", address, error)
+        raise AssertionError
+
+    def fetch_index(self) -> None:
+        """Download the index, in the local leader, before `get_shards`.
+
+        Raises:
+            ConfigError: it cannot be had; or the cache was filled from another one, so that its shards are not these.
+        """
+        if not self.source.is_cached:
+            return
+        path = Path(self.local, INDEX)
+        new = path.with_name(INDEX + ".new")
+        new.unlink(missing_ok=True)
+        try:
+            self._download_file(INDEX, new.name)
+        except ShardError as error:
+            raise ConfigError([Problem(self.source.where, str(error))]) from error
+        parse_index(new.read_bytes(), self.source)
+        if path.exists() and path.read_bytes() != new.read_bytes():
+            message = f"{self.source.address} has changed since {path.parent} was filled from it; delete that folder"
+            raise ConfigError([Problem(f"{self.source.key}.local", message)])
+        new.rename(path)
+
+    def _download_file(self, from_basename: str, to_basename: str | None = None) -> str:
+        address = self.source.path(from_basename)
+        local = os.path.join(self.local, to_basename or from_basename)
+        if not self.source.is_cached:
+            raise ShardError(f"{address} is missing")
+        began = time.monotonic()
+        for attempt in range(1, self.download_retry + 1):
+            try:
+                self._downloader.download(address, local, self.download_timeout)
+                return local
+            except Exception as error:  # every kind of object storage has its own
+                self._downloader.clean_up()
+                if attempt == self.download_retry or (self.stop and self.stop.is_set()):
+                    raise ShardError(
+                        f"{address} could not be read in {attempt} attempts, {time.monotonic() - began:.0f} s: "
+                        f"{reason(error)}"
+                    ) from error
+                pause = min(2.0 ** (attempt - 1), _LONGEST_PAUSE) + random.random() / 2
+                log.warning(
+                    "%s could not be read: %s. Attempt %d of %d; the next in %.0f s",
+                    address, reason(error), attempt, self.download_retry, pause,
+                )  # fmt: skip
+                self._pause(pause)
+        raise AssertionError
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop:
+            self.stop.wait(seconds)
+        else:
+            time.sleep(seconds)
+
+    def _prepare_shard_part(
+        self, raw_info: FileInfo, zip_info: FileInfo | None = None, compression: str | None = None
+    ) -> int:
+        raw = Path(self.local, raw_info.basename)
+        if zip_info or raw.is_file():
+            return super()._prepare_shard_part(raw_info, zip_info, compression)
+        part = raw.with_name(raw.name + ".part")
+        part.unlink(missing_ok=True)
+        self._download_file(raw_info.basename, raw_info.basename + ".part")
+        try:
+            self._check(part, raw_info)
+        except ValueError:
+            part.unlink()
+            raise
+        part.rename(raw)
+        return raw_info.bytes
+
+    def _check(self, file: Path, info: FileInfo) -> None:
+        size = file.stat().st_size
+        if size != info.bytes:
+            raise ValueError(f"it has {size} bytes instead of {info.bytes}")
+        if self.validate_hash and get_hash(self.validate_hash, file.read_bytes()) != info.hashes[self.validate_hash]:
+            raise ValueError(f"its {self.validate_hash} is not that of the index")
+
+    def reader(self, shard: Mapping[str, Any]) -> ColumnReader:
+        """The reader of a shard, from its entry in the index."""
+        files = {part: FileInfo(**shard[part]) if shard.get(part) else None for part in ("raw_data", "zip_data")}
+        return ColumnReader(
+            self.columns,
+            dirname=self.local,
+            split=None,
+            column_encodings=shard["column_encodings"],
+            column_names=shard["column_names"],
+            column_sizes=shard["column_sizes"],
+            compression=shard.get("compression"),
+            hashes=[],
+            samples=shard["samples"],
+            size_limit=None,
+            **files,
+        )
+
+
+def on_leaders(action: Callable[[], None], world: World) -> None:
+    """Do `action` in each node's leader; every rank raises if one of them did, so that none waits for it.
+
+    Raises:
+        ConfigError: what the leaders found.
+    """
+    problems: list[Problem] = []
+    if world.is_local_leader:
+        try:
+            action()
+        except ConfigError as error:
+            problems = error.problems
+    if dist.is_available() and dist.is_initialized():
+        found: list[list[Problem]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(found, problems)
+        problems = list(dict.fromkeys(problem for part in found for problem in part))
+    if problems:
+        raise ConfigError(problems)
+
+
+def split_problem(global_batch_size: int, canonical_nodes: int, world_size: int, nodes: int) -> str | None:
+    """Why streaming would deal the samples out wrongly, or let other ranks hang; it does not check the one and raises
+    in one rank only for the other."""
+    if global_batch_size % world_size:
+        return f"a global batch of {global_batch_size} cannot be split over {world_size} ranks"
+    if canonical_nodes % nodes:
+        return f"num_canonical_nodes, {canonical_nodes}, is not a multiple of {nodes} nodes"
+    return None
+
+
+def cache_problems(
+    limit: str | int | None, indexes: Sequence[Index], block_size: int, canonical_nodes: int, processes: int
+) -> list[Problem]:
+    """Whether the cache holds what is read at one time.
+
+    Each canonical node of this machine draws from a block of samples, which lie in as many shards as that takes; each
+    loader process holds and fetches some more. With less, a shard is evicted before its last sample is read, and
+    fetched again for the next one.
+
+    Args:
+        limit: of the cache; None: no limit.
+        indexes: of all streams.
+        block_size: samples that are shuffled together; 1 without shuffling.
+        canonical_nodes: of this machine.
+        processes: loader processes of this machine.
+    """
+    if limit is None:
+        return []
+    key = f"{indexes[0].source.section}.cache_limit"
+    for index in indexes:
+        if not index.source.is_cached:
+            message = f"{index.source.address} is no copy; a limit would delete it. Leave it out, or set remote too"
+            return [Problem(key, message)]
+    needed = needed_cache(indexes, block_size, canonical_nodes, processes)
+    if bytes_to_int(limit) >= needed:
+        return []
+    message = f"{limit} is too little: shards would be fetched again and again; {readable_size(needed)} works"
+    return [Problem(key, message)]
+
+
+def needed_cache(indexes: Sequence[Index], block_size: int, canonical_nodes: int, processes: int) -> int:
+    """Bytes of cache that are read from at one time; see `cache_problems`."""
+    largest = max(index.largest_shard for index in indexes)
+    total = sum(index.bytes for index in indexes)
+    samples = sum(int(index.sizes.sum()) for index in indexes)
+    at_work = canonical_nodes * (block_size * total // samples + 2 * largest)
+    index_files = 512 * sum(len(index.shards) for index in indexes)  # bytes of JSON per shard, and these count too
+    return min(max(at_work, 8 * largest) + 2 * largest * processes, total + 4 * largest) + index_files
+
+
+def readable_size(size: int) -> str:
+    """As `cache_limit` is written: rounded up, such as "1200gb"."""
+    for unit, factor in (("gb", 1024**3), ("mb", 1024**2), ("kb", 1024)):
+        if size >= 10 * factor:
+            return f"{-(-size // factor)}{unit}"
+    return f"{size}b"

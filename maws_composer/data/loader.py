@@ -1,0 +1,185 @@
+"""Loaders for Composer: batches of training and evaluation data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from composer.core import DataSpec
+from numpy.typing import NDArray
+from streaming import StreamingDataLoader
+from streaming.base.world import World
+from torch import Tensor
+
+from maws_composer.data.columns import REQUIRED
+from maws_composer.data.dataset import ImageDataset, MakeOrder, Sample
+from maws_composer.data.guards import DataStream
+from maws_composer.data.order import EvalOrder, TrainOrder
+from maws_composer.data.scratch import run_folder
+from maws_composer.data.settings import EvalData, Source, TrainData
+from maws_composer.data.sources import Shards, evaluation_shards, training_shards
+from maws_composer.data.transforms import RandomCropAndFlip, ResizeAndCrop, Transform
+
+if TYPE_CHECKING:
+    from maws_composer.config.run import Run
+    from maws_composer.parallel.settings import Speed
+
+Batch = dict[str, Any]
+
+
+def build_train_loader(run: Run) -> DataSpec:
+    """Batches of training samples, without end of data within an epoch of `TrainOrder`.
+
+    A batch: `image` uint8 (batch, 3, size, size), `id` list of str, `position` and `epoch` int64 (batch,), `replaced`
+    and `valid` bool (batch,). `valid` is all True.
+
+    Raises:
+        ConfigError: see `ImageDataset`.
+    """
+    data = run.data.train
+    transform = RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
+    dataset = _dataset(
+        "train", training_shards(data), data, run,
+        transform=transform,
+        make_order=partial(train_order, data, run.seed, run.global_train_batch_size),
+        global_batch_size=run.global_train_batch_size,
+        canonical_nodes=data.num_canonical_nodes,
+    )  # fmt: skip
+    return _data_spec(dataset, run.speed)
+
+
+def build_eval_loader(run: Run) -> DataSpec | None:
+    """Batches that hold every sample of `data.eval` once, the last rows filled up and marked not `valid`; None without.
+
+    `position` is the sample's ordinal, `epoch` 0.
+    """
+    data = run.data.eval
+    if data is None:
+        return None
+    world = World.detect()
+    global_batch_size = run.speed.device_eval_batch_size * world.num_ranks
+    size = run.model["image_size"]
+    dataset = _dataset(
+        "eval", evaluation_shards(data), data, run,
+        transform=ResizeAndCrop(size, data.resize or size),
+        make_order=partial(eval_order, global_batch_size),
+        global_batch_size=global_batch_size,
+        canonical_nodes=world.num_nodes,
+    )  # fmt: skip
+    return _data_spec(dataset, run.speed)
+
+
+def train_order(
+    data: TrainData,
+    seed: int,
+    global_batch_size: int,
+    shard_sizes: NDArray[np.int64],
+    shards_per_stream: tuple[int, ...],
+) -> TrainOrder:
+    """The order of training samples, as the settings say."""
+    return TrainOrder(
+        shard_sizes,
+        shards_per_stream,
+        tuple(shards.repeat for shards in training_shards(data)),
+        seed,
+        data.num_canonical_nodes,
+        global_batch_size,
+        data.shuffle,
+        data.shuffle_block_size,
+    )
+
+
+def eval_order(global_batch_size: int, shard_sizes: NDArray[np.int64], shards_per_stream: tuple[int, ...]) -> EvalOrder:
+    """The order of evaluation samples."""
+    return EvalOrder(int(shard_sizes.sum()), global_batch_size)
+
+
+def wanted_columns(data: Source) -> dict[str, str]:
+    """Our name -> name in the shards, of the columns that are read."""
+    return {name: data.columns.get(name, name) for name in REQUIRED}  # type: ignore[call-overload]
+
+
+def dataset_folder(run: Run, name: str, shards: Sequence[Shards], node: int) -> Path:
+    """Where a dataset of the run keeps its cache and its locks on this node."""
+    return run_folder(run.speed.scratch_folder, run.save_folder, name, [part.address for part in shards], node)
+
+
+def _dataset(
+    name: str,
+    shards: Sequence[Shards],
+    data: TrainData | EvalData,
+    run: Run,
+    *,
+    transform: Transform,
+    make_order: MakeOrder,
+    global_batch_size: int,
+    canonical_nodes: int,
+) -> ImageDataset:
+    world = World.detect()
+    folder = dataset_folder(run, name, shards, world.node)
+    return ImageDataset(
+        [DataStream(part, folder / "cache" / part.name, wanted_columns(data), data) for part in shards],
+        make_order,
+        transform,
+        batch_size=global_batch_size // world.num_ranks,
+        global_batch_size=global_batch_size,
+        canonical_nodes=canonical_nodes,
+        settings=data,
+        folder=folder,
+        workers=run.speed.workers,
+        predownload=run.speed.predownload,
+    )
+
+
+def _data_spec(dataset: ImageDataset, speed: Speed) -> DataSpec:
+    # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
+    with_workers = {
+        "prefetch_factor": speed.prefetch_factor,
+        "timeout": speed.loader_timeout,
+        "persistent_workers": True,
+    }
+    loader = StreamingDataLoader(
+        dataset,
+        batch_size=dataset.batch_size,
+        num_workers=speed.workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        **(with_workers if speed.workers else {}),
+    )
+    return DataSpec(
+        loader,
+        num_samples=dataset.order.size,
+        split_batch=split_batch,
+        get_num_samples_in_batch=count_samples,
+    )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples to a batch: images and numbers to tensors, strings to a list."""
+    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
+    """Microbatches of `size` samples, the last perhaps smaller; lists are cut like tensors."""
+    return [
+        {name: values[begin : begin + size] for name, values in batch.items()}
+        for begin in range(0, len(batch["image"]), size)
+    ]
+
+
+def count_samples(batch: Mapping[str, Any]) -> int:
+    """Samples of a batch, without the rows that only fill it."""
+    return int(batch["valid"].sum())
+
+
+def _stack(values: list[Any]) -> Tensor | list[Any]:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.stack(values)
+    if isinstance(first, bool | int):
+        return torch.tensor(values)
+    return values

@@ -1,0 +1,211 @@
+"""What can be known about the data before anything is spent on a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from streaming.base.util import bytes_to_int
+from streaming.base.world import World
+
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.columns import IMAGE
+from maws_composer.data.decode import UndecodableImageError, decode
+from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
+from maws_composer.data.index import Index, column_problems, hash_problems, read_index, shard_bytes
+from maws_composer.data.loader import dataset_folder, train_order, wanted_columns
+from maws_composer.data.order import Ids, TrainOrder
+from maws_composer.data.settings import EvalData, Source
+from maws_composer.data.sources import Shards, evaluation_shards, training_shards
+
+if TYPE_CHECKING:
+    from maws_composer.config.run import Run
+
+_TRIED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch of the training data is.
+
+    Args:
+        samples: draws, with repeats.
+        samples_per_epoch: those that an epoch uses.
+        unit: of which an epoch is a multiple.
+        shards: of all streams.
+        bytes: of all shards.
+    """
+
+    samples: int
+    samples_per_epoch: int
+    unit: int
+    shards: int
+    bytes: int
+
+    @property
+    def left_out(self) -> int:
+        """Samples that an epoch does not use; others in each epoch."""
+        return self.samples - self.samples_per_epoch
+
+    def __str__(self) -> str:
+        share = self.left_out / self.samples
+        return (
+            f"an epoch is {self.samples_per_epoch:,} samples from {self.shards:,} shards ({self.bytes / 1e9:,.1f} GB); "
+            f"{self.left_out:,} ({share:.2%}) are left out of it, others in each"
+        )
+
+
+class DataCheck(NamedTuple):
+    """Problems of the data, and what an epoch is, if the shards can be read."""
+
+    problems: list[Problem]
+    epoch: EpochReport | None
+
+
+def check_data(run: Run, world_size: int, nodes: int) -> DataCheck:
+    """Look for every foreseeable problem of the run's data, in one process of a node.
+
+    Whether the batch and the canonical nodes can be split over the world is `check_world_size`'s question.
+    """
+    processes = max(run.speed.workers, 1) * world_size // nodes
+    train, evaluation = run.data.train, run.data.eval
+    indexes, problems = _read(training_shards(train), train)
+    epoch = None
+    if indexes and not problems:
+        order = train_order(train, run.seed, run.global_train_batch_size, *_sizes(indexes))
+        epoch = _report(order, indexes)
+        block = train.shuffle_block_size if train.shuffle else 1
+        canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
+        problems += _left_out_problems(epoch, run)
+        problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
+        problems += _disk_problems(
+            "train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes)
+        )
+        problems += _image_problems(indexes[0], train)
+    if evaluation is not None:
+        problems += _evaluation_problems(evaluation, run, processes)
+    return DataCheck(problems, epoch)
+
+
+def _evaluation_problems(data: EvalData, run: Run, processes: int) -> list[Problem]:
+    indexes, problems = _read(evaluation_shards(data), data)
+    size = run.model["image_size"]
+    if data.resize is not None and data.resize < size:
+        problems.append(Problem("data.eval.resize", f"{data.resize} is less than the model's image_size, {size}"))
+    if indexes and not problems:
+        problems += cache_problems(data.cache_limit, indexes, 1, 1, processes)
+        problems += _disk_problems("eval", indexes, data, run, needed_cache(indexes, 1, 1, processes))
+        problems += _image_problems(indexes[0], data)
+    return problems
+
+
+def _read(shards: Sequence[Shards], data: Source) -> tuple[list[Index], list[Problem]]:
+    """The index of each stream, as far as they can be read, and what is wrong with them."""
+    indexes: list[Index] = []
+    problems: list[Problem] = []
+    for source in shards:
+        try:
+            index = read_index(source, data.download_timeout)
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            indexes.append(index)
+            problems += column_problems(index, wanted_columns(data)) + hash_problems(index, data.validate_hash)
+    return indexes, problems
+
+
+def _sizes(indexes: Sequence[Index]) -> tuple[Ids, tuple[int, ...]]:
+    return np.concatenate([index.sizes for index in indexes]), tuple(len(index.shards) for index in indexes)
+
+
+def _report(order: TrainOrder, indexes: Sequence[Index]) -> EpochReport:
+    return EpochReport(
+        samples=order.draws,
+        samples_per_epoch=order.size,
+        unit=order.unit,
+        shards=sum(len(index.shards) for index in indexes),
+        bytes=sum(index.bytes for index in indexes),
+    )
+
+
+def _left_out_problems(epoch: EpochReport, run: Run) -> list[Problem]:
+    multiple = (
+        f"an epoch is a multiple of {epoch.unit:,}, of global_train_batch_size ({run.global_train_batch_size:,}) and of "
+        f"num_canonical_nodes ({run.data.train.num_canonical_nodes:,}); lower one of them"
+    )
+    if epoch.samples_per_epoch == 0:
+        return [Problem("data.train", f"{epoch.samples:,} samples are too few: {multiple}")]
+    share, allowed = epoch.left_out / epoch.samples, run.data.train.max_left_out_share
+    if share <= allowed:
+        return []
+    message = (
+        f"{allowed:g} is passed: {epoch.left_out:,} of {epoch.samples:,} samples ({share:.1%}) would be left out of "
+        f"each epoch; {multiple}"
+    )
+    return [Problem("data.train.max_left_out_share", message)]
+
+
+def _disk_problems(name: str, indexes: Sequence[Index], data: Source, run: Run, needed: int) -> list[Problem]:
+    """Whether the disks hold the caches, beside what they hold already."""
+    shards = [index.source for index in indexes]
+    folder = dataset_folder(run, name, shards, World.detect().node)
+    wanted: dict[Path, int] = defaultdict(int)
+    for index in indexes:
+        if index.source.is_cached:
+            cache = Path(index.source.local or folder / "cache" / index.source.name)
+            wanted[_existing(cache)] += index.bytes - _taken(cache)
+    problems = []
+    for place, size in wanted.items():
+        limit = bytes_to_int(data.cache_limit) if data.cache_limit else size
+        free = shutil.disk_usage(place).free
+        if min(size, limit) > free:
+            message = (
+                f"the shards take {readable_size(min(size, limit))}, {place} has {readable_size(free)} free; "
+                f"{readable_size(needed)} is the least that works"
+            )
+            problems.append(Problem(f"{shards[0].section}.cache_limit", message))
+    return problems
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _taken(folder: Path) -> int:
+    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+
+
+def _image_problems(index: Index, data: Source) -> list[Problem]:
+    """Whether the first images of the smallest shard can be decoded; one that can will do."""
+    source = index.source
+    shard = min(index.shards, key=shard_bytes)
+    with tempfile.TemporaryDirectory() as folder:
+        # Always in a cache of its own, which is empty again afterwards: two runs may check at one time.
+        stream = DataStream(
+            replace(source, local=None) if source.is_cached else source, Path(folder), wanted_columns(data), data
+        )
+        reader = stream.reader(shard)
+        try:
+            stream.prepare_shard(reader)
+            images = [reader.get_item(i)[IMAGE] for i in range(min(_TRIED_IMAGES, shard["samples"]))]
+        except (ShardError, ValueError, IndexError, OSError) as error:
+            return [Problem(source.where, str(error))]
+    reasons = []
+    for image in images:
+        try:
+            decode(image, data.max_pixels)
+        except UndecodableImageError as error:
+            reasons.append(str(error))
+        else:
+            return []
+    path = source.path(shard["raw_data"]["basename"])
+    message = f"none of the first {len(images)} images of {path} can be decoded: {reasons[0]}"
+    return [Problem(f"{source.section}.columns.image", message)]

@@ -1,0 +1,1 @@
+"""`metrics.jsonl`, and the report that is made of it."""

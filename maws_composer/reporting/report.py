@@ -1,0 +1,168 @@
+"""`report.html`: one page about a run, in one file, that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
+from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics
+from maws_composer.reporting.page import PAGE
+from maws_composer.reporting.pictures import FOLDER, Picture, find_pictures
+
+REPORT = "report.html"
+_CURVES = {"loss": "Loss", "learning_rate": "Learning rate"}  # file in pictures/ -> heading
+_FACTS = {
+    "stage": "stage", "model.size": "size", "model.image_size": "image size", "precision": "precision",
+    "global_train_batch_size": "global batch", "max_duration": "length", "seed": "seed",
+}  # fmt: skip
+
+
+def write_report(run_folder: str | Path) -> Path:
+    """Write `report.html` into a local run folder, and its curves into `pictures/`.
+
+    It is made of what is there: `metrics.jsonl`, `config.yaml`, `figures*.json` ({"title", "rows": [{column: value}],
+    and if need be "note"}, or a list of these) and `pictures/*.png`.
+
+    Returns:
+        The path of the report.
+    """
+    folder = Path(run_folder)
+    steps = read_metrics(folder) if (folder / FILE).exists() else []
+    text = (folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else ""
+    config = yaml.safe_load(text) or {}
+    title = str(config.get("run_name") or folder.name)
+    sections = [
+        _section("The run", _facts(config, steps)),
+        *(_picture_section(picture) for picture in _other_pictures(folder)),
+        *_curve_sections(folder, steps),
+        *(_figures_section(figures) for figures in _figures(folder)),
+        _configuration(text),
+    ]
+    path = folder / REPORT
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(PAGE.substitute(title=html.escape(title), sections="\n".join(sections)), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{html.escape(heading)}</h2>\n{content}</section>" if content else ""
+
+
+def _facts(config: Mapping[str, Any], steps: Steps) -> str:
+    facts: dict[str, Any] = {name: _lookup(config, key) for key, name in _FACTS.items()}
+    if steps:
+        last = steps[-1]
+        facts["done"] = f"{last['samples']:,} samples in {last['batch']:,} batches"
+        facts["time on training"] = _duration(last.get("seconds"))
+        facts["processes"] = _world_sizes(steps)
+        facts |= {readable(key): _first_and_last(steps, key) for key in ("loss", *evaluation_keys(steps))}
+    return _table([{"": name, " ": str(value)} for name, value in facts.items() if value not in (None, "")], head=False)
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _world_sizes(steps: Steps) -> str:
+    """`2 (batches 1 to 17), 1 (batches 18 to 40)`."""
+    known = [step for step in steps if "world_size" in step]
+    spans = [(size, list(run)) for size, run in groupby(known, key=lambda step: step["world_size"])]
+    if len(spans) == 1:
+        return str(spans[0][0])
+    return ", ".join(f"{size} (batches {run[0]['batch']:,} to {run[-1]['batch']:,})" for size, run in spans)
+
+
+def _first_and_last(steps: Steps, key: str) -> str:
+    _, values = series(steps, key)
+    return f"{values[0]:.4g} → {values[-1]:.4g}" if len(values) > 1 else "".join(f"{value:.4g}" for value in values)
+
+
+def _curve_sections(folder: Path, steps: Steps) -> Iterable[str]:
+    evaluations = {key: series(steps, key) for key in evaluation_keys(steps)}
+    losses = {readable(key): curve for key, curve in evaluations.items() if "loss" in key.lower()}
+    training = {"training": series(steps, "loss")}
+    plots = {"loss": ({**training, **losses}, ["training"], "loss")}
+    for key in [key for step in steps[:1] for key in step if key.startswith("lr-")][:1]:
+        plots["learning_rate"] = ({"learning rate": series(steps, key)}, [], "learning rate")
+    for key, curve in evaluations.items():
+        if readable(key) not in losses:
+            plots[key.replace("/", "-")] = ({readable(key): curve}, [], readable(key))
+    for name, (curves, noisy, label) in plots.items():
+        if not any(len(samples) for samples, _ in curves.values()):
+            continue
+        path = folder / FOLDER / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(draw_curves(curves, noisy, label))
+        path.with_suffix(".json").write_text(json.dumps({"name": name, "curve": True}))
+        yield _section(_CURVES.get(name, label), _image(path, f"{label} against samples"))
+
+
+def _other_pictures(folder: Path) -> list[Picture]:
+    """Pictures that are no curves of ours."""
+    return [picture for picture in find_pictures(folder / FOLDER) if not picture.is_curve]
+
+
+def _picture_section(picture: Picture) -> str:
+    heading = picture.name.replace("-", " ").replace("_", " ")
+    caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>"
+    image = _image(picture.path, picture.caption)
+    return _section(heading[:1].upper() + heading[1:], f"<figure>{image}{caption}</figure>\n")
+
+
+def _image(path: Path, description: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">\n'
+
+
+def _figures(folder: Path) -> Iterable[Mapping[str, Any]]:
+    for path in sorted(folder.glob("figures*.json")):
+        content = json.loads(path.read_text())
+        yield from content if isinstance(content, list) else [content]
+
+
+def _figures_section(figures: Mapping[str, Any]) -> str:
+    note = figures.get("note")
+    return _section(
+        str(figures["title"]), _table(figures["rows"]) + (f"<p>{html.escape(str(note))}</p>\n" if note else "")
+    )
+
+
+def _table(rows: Iterable[Mapping[str, Any]], head: bool = True) -> str:
+    rows = list(rows)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["<tr>" + "".join(f"<th>{html.escape(str(column))}</th>" for column in columns) + "</tr>"] if head else []
+    lines += ["<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows]
+    return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>\n" if rows else ""
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"<td>{html.escape(str(value))}</td>"
+    return f'<td class="number">{value:,.4g}</td>' if isinstance(value, float) else f'<td class="number">{value:,}</td>'
+
+
+def _configuration(text: str) -> str:
+    if not text:
+        return ""
+    return f"<section><details><summary>Configuration</summary><pre>{html.escape(text)}</pre></details></section>"
