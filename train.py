@@ -12,6 +12,7 @@ end_with_launcher()  # before the slow imports: a launcher may be killed during 
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -107,6 +108,14 @@ def report(folder: RunFolder) -> None:
     send(folder, "metrics.jsonl")
 
 
+def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
+    """Every foreseeable failure of the data, before GPU time is spent; on one rank of each node."""
+    problems, epoch = check_data(loaded.run, world_size, nodes)
+    if problems:
+        raise ConfigError(loaded.locate(problems))
+    log.info("%s", epoch)
+
+
 def build_stage(run: Run) -> ComposerModel:
     """The stage on the meta device, with its attention kernels chosen."""
     with torch.device("meta"):
@@ -131,6 +140,8 @@ def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
     printing = "--print" in arguments
     config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
+    for message in ("FSDP2 Config/APIs are experimental", "TypedStorage is deprecated"):
+        warnings.filterwarnings("ignore", message=message)  # of Composer and torch, about what they do themselves
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
     world_size = dist.get_world_size()
@@ -138,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     loaded = load_behind_gate(
         config,
         lambda: load_with_ours(config, overrides, world_size, nodes),
-        preflight=lambda loaded: None if printing else check(loaded, world_size, nodes),
+        preflight=lambda loaded: None if printing else preflight(loaded, world_size, nodes),
     )
     if printing:
         print(print_resolved(loaded))

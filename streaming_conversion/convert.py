@@ -229,11 +229,11 @@ def _write_whole(
     results = list(parts.values())
     shards = [_in_root(shard, name) for name, result in parts.items() for shard in result.shards]
     skipped = [record for result in results for record in result.skipped]
+    destination.write(SKIPPED, _skipped_lines(skipped))
     if not shards:
-        raise ConversionError("no image of the source can be used")
+        raise ConversionError(f"no image of the source can be used; see {destination.name}/{SKIPPED}")
     begun = _describe(source, options)
     dataset = replace(begun, counts=begun.counts | _counts(source, results, shards))
-    destination.write(SKIPPED, _skipped_lines(skipped))
     destination.write(DATASET_FILE, dataset.to_json().encode())
     destination.write(INDEX, json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode())
     destination.finish()

@@ -84,7 +84,7 @@ class _Mistake(Exception):
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(text.decode("utf-8-sig"))
+        content = json.loads(text.decode("utf-8-sig").strip())
     except UnicodeDecodeError as error:
         raise _Mistake("not UTF-8") from error
     except json.JSONDecodeError as error:

@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 from tqdm import tqdm
@@ -77,7 +77,8 @@ def _write_in_pool(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["streaming_conversion.parts"])
     count = context.Value("q")
-    with _pool(ProcessPoolExecutor(processes, context, _begin_worker, (count, os.getpid()))) as pool:
+    alive, held_here = context.Pipe(duplex=False)  # `held_here` closes with this process, however it ends
+    with held_here, _pool(ProcessPoolExecutor(processes, context, _begin_worker, (count, alive))) as pool:
         waiting = {pool.submit(_write_in_worker, task): task for task in tasks}
         while waiting:
             ready, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -108,22 +109,19 @@ def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 _count: Any = None
 
 
-def _begin_worker(count: Any, parent: int) -> None:
+def _begin_worker(count: Any, alive: Connection) -> None:
     global _count
     _count = count
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_main_process, args=(alive,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the main one is gone: a killed conversion must not go on writing."""
-    while True:
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        time.sleep(0.5)
+def _end_with_main_process(alive: Connection) -> None:
+    """A conversion that was killed must not go on writing."""
+    with suppress(EOFError):
+        alive.recv()
+    os._exit(1)
 
 
 def _write_in_worker(task: PartTask) -> PartResult:

@@ -18,3 +18,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(tmp_path: Path, images: Path) -> Runs:
     return Runs(tmp_path, images)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-golden", action="store_true", help="write tests/golden/ anew")

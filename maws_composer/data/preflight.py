@@ -137,8 +137,8 @@ def _report(order: TrainOrder, indexes: Sequence[Index]) -> EpochReport:
 
 def _left_out_problems(epoch: EpochReport, run: Run) -> list[Problem]:
     multiple = (
-        f"an epoch is a multiple of {epoch.unit:,}, of global_train_batch_size ({run.global_train_batch_size:,}) and of "
-        f"num_canonical_nodes ({run.data.train.num_canonical_nodes:,}); lower one of them"
+        f"an epoch is a multiple of {epoch.unit:,}, thus of global_train_batch_size ({run.global_train_batch_size:,}) "
+        f"and num_canonical_nodes ({run.data.train.num_canonical_nodes:,}); lower one of them"
     )
     if epoch.samples_per_epoch == 0:
         return [Problem("data.train", f"{epoch.samples:,} samples are too few: {multiple}")]

@@ -56,8 +56,8 @@ def draw_curves(curves: Mapping[str, Series], noisy: Sequence[str], label: str) 
         if name in noisy and len(curve[0]) > _SMOOTH_POINTS:
             axes.plot(*thinned(curve), color=color, alpha=0.3, linewidth=0.8)
             points = _SMOOTH_POINTS
-        dots = {"marker": "o", "markersize": 4} if len(curve[0]) <= _DOTS else {}
-        axes.plot(*thinned(curve, points), color=color, label=name, linewidth=1.5, **dots)
+        marker = "o" if len(curve[0]) <= _DOTS else ""
+        axes.plot(*thinned(curve, points), color=color, label=name, linewidth=1.5, marker=marker, markersize=4)
     _dress(axes, label, legend=len(curves) > 1)
     png = io.BytesIO()
     figure.savefig(png, format="png", transparent=True)

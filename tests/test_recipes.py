@@ -1,0 +1,73 @@
+"""Every YAML that we ship resolves, says what FACTS say, and builds at full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maws_composer.config.durations import samples
+from maws_composer.config.plugins import build, load_with_ours
+from maws_composer.planning.gpus import GPUS
+from maws_composer.planning.plan import describe, memory_of, workload_of
+from maws_composer.registry import lookup
+from tests.processes import ROOT
+
+RECIPES = sorted(path for path in (ROOT / "yamls").rglob("*.yaml") if path.parent.name not in ("recipes", "models"))
+# all parameters of MAE encoder and decoder, counted by hand and on the meta device of another implementation
+PARAMETERS = {
+    "mae_vitb": 111_907_840,
+    "mae_vitl": 329_541_888,
+    "mae_vith": 657_074_508,
+    "mae_vit2b": 1_917_374_028,
+    "mae_vit6.5b": 6_475_383_884,
+}
+
+
+def load(recipe: Path):
+    given = [] if "quickstart" in recipe.parts else ["data.train.remote=s3://bucket/images"]
+    return load_with_ours(recipe, given)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_builds_on_the_meta_device(recipe: Path) -> None:
+    run = load(recipe).run
+    with torch.device("meta"):
+        stage = build(lookup("stage", run.stage), run.model, run)
+    counted = sum(parameter.numel() for parameter in stage.parameters())
+    assert counted == workload_of(run).parameters.total
+    assert counted == PARAMETERS.get(recipe.stem, counted)
+    assert all(parameter.is_meta for parameter in stage.parameters())
+
+
+def test_every_size_has_a_recipe() -> None:
+    assert {recipe.stem for recipe in RECIPES} >= set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_recipe_follows_the_mae_paper(name: str) -> None:
+    """He et al. 2021, tables 8: what the MAWS paper says it copies."""
+    run = load(ROOT / "yamls" / f"{name}.yaml").run
+    assert run.model["mask_ratio"] == 0.75 and run.model["norm_pix_loss"] is True
+    assert run.global_train_batch_size == 4096
+    assert run.optimizer.base_lr * run.global_train_batch_size / 256 == pytest.approx(2.4e-3)
+    assert run.optimizer.betas == (0.9, 0.95) and run.optimizer.weight_decay == 0.05
+    assert run.data.train.crop_scale == (0.2, 1.0) and run.data.train.flip and run.gradient_clip is None
+    assert samples(run.max_duration) == 5_000_000_000
+    assert run.precision == ("fp32" if name == "mae_vit6.5b" else "amp_bf16")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("gpus", [64, 32, 8])
+def test_a_recipe_fits_80_gb_on_what_is_left(name: str, gpus: int) -> None:
+    run = load(ROOT / "yamls" / f"{name}.yaml").run
+    assert memory_of(run, workload_of(run), gpus).total < GPUS["h100"].memory
+
+
+def test_the_plan_says_what_a_run_takes() -> None:
+    text = describe(load(ROOT / "yamls" / "mae_vit2b.yaml").run, gpus=64, gpu="h100", mfu=0.4)
+    assert "1,917,374,028" in text
+    assert "3.92e+21" in text  # FACTS: 3.923e21 FLOPs for 5 B images
+    assert "2,755 GPU-hours" in text or "2,754 GPU-hours" in text
+    assert "8 replicas x 8 shards" in text
