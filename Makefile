@@ -6,14 +6,19 @@ INSTALLED := .venv/installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
 .PHONY: quickstart test test-all lint format bench clean
 
-quickstart: $(INSTALLED)
-	$(BIN)/python yamls/quickstart/run.py
+quickstart: $(INSTALLED) data/quickstart/val/dataset.json
+	$(BIN)/composer -n 1 train.py yamls/quickstart/mae.yaml
+	$(BIN)/maws-composer probe runs/quickstart/mae --train data/quickstart/train --test data/quickstart/val
+	$(BIN)/maws-composer report runs/quickstart/mae
+
+data/quickstart/val/dataset.json: $(INSTALLED)
+	$(BIN)/python -m streaming_conversion openmoji data/quickstart
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -39,7 +39,14 @@ from maws_composer.models.attention import set_attention_kernel
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, capability, kernel_dtype, require_precision, torch_device
+from maws_composer.parallel.precision import (
+    COMPOSER_PRECISION,
+    build_device,
+    capability,
+    kernel_dtype,
+    require_precision,
+    torch_device,
+)
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.registry import lookup
 from maws_composer.reporting.metrics_file import MetricsFile

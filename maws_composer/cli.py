@@ -40,6 +40,15 @@ def _parser() -> argparse.ArgumentParser:
     registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
     registry.set_defaults(run=_registry)
 
+    probe = commands.add_parser("probe", help="ridge probes of hashtags: the run's encoder against a random one")
+    probe.add_argument("run_folder", type=Path, metavar="RUN", help="local folder of an MAE run")
+    probe.add_argument("--train", required=True, help="local MDS folder with hashtags")
+    probe.add_argument("--test", required=True, help="held out, likewise")
+    probe.add_argument(
+        "--min-images", type=_positive, default=8, help="of a hashtag that counts (default: %(default)s)"
+    )
+    probe.set_defaults(run=_probe)
+
     report = commands.add_parser("report", help="write report.html of a run from its metrics and pictures")
     report.add_argument("run_folder", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
@@ -69,12 +78,24 @@ def _registry(options: argparse.Namespace) -> None:
         print("\n".join(f"{kind:<9} {', '.join(names(kind)) or '-'}" for kind in KINDS))
 
 
+def _probe(options: argparse.Namespace) -> None:
+    from maws_composer.evaluation.probe import probe
+
+    _require_run(options.run_folder)
+    for name, result in probe(options.run_folder, options.train, options.test, options.min_images).items():
+        print(f"{name:<16} mAP {result.mean_average_precision:.3f} over {result.labels} hashtags")
+
+
 def _report(options: argparse.Namespace) -> None:
     from maws_composer.reporting.report import write_report
 
-    if not (options.run_folder / "metrics.jsonl").exists():
-        raise ConfigError([Problem(str(options.run_folder), "has no metrics.jsonl; name a run's folder")])
+    _require_run(options.run_folder)
     print(write_report(options.run_folder))
+
+
+def _require_run(folder: Path) -> None:
+    if not (folder / "metrics.jsonl").exists():
+        raise ConfigError([Problem(str(folder), "has no metrics.jsonl; name a run's local folder")])
 
 
 def _positive(text: str) -> int:

@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from streaming.base.storage import CloudUploader
 from streaming.base.storage.download import CloudDownloader
@@ -160,6 +160,8 @@ class ObjectStorage:
         self.name = address
         # a name that the same command finds again, so that what a killed conversion left is wiped and not heaped up
         self._scratch = scratch / f"streaming_conversion-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+        self._uploader: Any = None
+        self._downloader: Any = None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -167,39 +169,42 @@ class ObjectStorage:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch.mkdir(parents=True)
             try:
-                self._require_client()
+                self._connect()
                 yield
             finally:
                 shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _require_client(self) -> None:
+    def _connect(self) -> None:
         try:
-            CloudUploader.get((str(self._scratch / "try"), self.name), keep_local=True, exist_ok=True)
-            CloudDownloader.get(self.name)
+            self._uploader = CloudUploader.get(
+                (str(self._scratch / "files"), self.name), keep_local=True, retry=UPLOAD_ATTEMPTS
+            )
+            self._downloader = CloudDownloader.get(self.name)
         except Exception as error:
             raise ConversionError(f"{self.name} cannot be written to: {error}") from error
 
     def read(self, name: str) -> bytes | None:
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            local = Path(folder, "file")
-            try:
-                CloudDownloader.direct_download(f"{self.name}/{name}", str(local))
-            except Exception as error:
-                if is_absence(error):
-                    return None
-                raise ConversionError(f"{self.name}/{name} cannot be read: {error}") from error
+        local = self._scratch / "read" / name
+        try:
+            self._downloader.download(f"{self.name}/{name}", str(local))
             return local.read_bytes()
+        except Exception as error:
+            if is_absence(error):
+                return None
+            raise ConversionError(f"{self.name}/{name} cannot be read: {error}") from error
+        finally:
+            local.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            try:
-                uploader = CloudUploader.get((folder, self.name), keep_local=True, exist_ok=True, retry=UPLOAD_ATTEMPTS)
-                uploader.upload_file(name)
-            except Exception as error:
-                raise ConversionError(f"{self.name}/{name} cannot be written: {error}") from error
+        local = self._scratch / "files" / name
+        local.parent.mkdir(parents=True, exist_ok=True)
+        local.write_bytes(content)
+        try:
+            self._uploader.upload_file(name)
+        except Exception as error:
+            raise ConversionError(f"{self.name}/{name} cannot be written: {error}") from error
+        finally:
+            local.unlink()
 
     def part(self, name: str) -> tuple[Path, str | None]:
         return self._scratch / name, f"{self.name}/{name}"

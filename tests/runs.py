@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 from streaming import MDSWriter
 
+from maws_composer.reporting.metrics_file import read_metrics
 from tests.processes import ROOT, free_port
 
 IMAGES = 512
@@ -37,8 +39,6 @@ def write_images(folder: Path, count: int = IMAGES, size: int = 40, shard_size: 
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -54,13 +54,8 @@ class Finished:
 
     @property
     def steps(self) -> list[dict]:
-        """The steps of metrics.jsonl; after a restart the later line of a batch counts."""
-        by_batch = {}
-        for line in (self.folder / "metrics.jsonl").read_text().splitlines():
-            entry = json.loads(line)
-            if "loss" in entry:
-                by_batch[entry["batch"]] = entry
-        return [by_batch[batch] for batch in sorted(by_batch)]
+        """The steps of metrics.jsonl, each once."""
+        return read_metrics(self.folder)
 
     @property
     def losses(self) -> list[float]:
@@ -82,10 +77,16 @@ class Runs:
         *overrides: str,
         processes: int = 1,
         kill_after: int | None = None,
+        kill_after_saving: int | None = None,
         config: Path | None = None,
         timeout: float = 240,
     ) -> Finished:
-        """Run `composer -n processes train.py`, and SIGKILL all of it once `kill_after` steps are in metrics.jsonl."""
+        """Run `composer -n processes train.py` to its end, or SIGKILL all of it.
+
+        Args:
+            kill_after: once so many steps are in metrics.jsonl.
+            kill_after_saving: once the checkpoint of this batch is announced.
+        """
         run_folder = self.folder / name
         command = [
             str(Path(sys.executable).parent / "composer"), "-n", str(processes), "--master_port", str(free_port()),
@@ -103,12 +104,12 @@ class Runs:
                 start_new_session=True,
             )
             try:
-                if kill_after is None:
-                    process.wait(timeout)
+                if kill_after is not None:
+                    wait_until(lambda: _steps(run_folder / "metrics.jsonl") >= kill_after, process, timeout)
+                elif kill_after_saving is not None:
+                    wait_until(lambda: f"-ba{kill_after_saving}: " in log.read_text(), process, timeout)
                 else:
-                    _wait_for_steps(run_folder / "metrics.jsonl", kill_after, process, timeout)
-                    _kill_session(process.pid)
-                    process.wait(30)
+                    process.wait(timeout)
             finally:
                 _kill_session(process.pid)
         return Finished(process.returncode, log.read_text(), run_folder)
@@ -131,13 +132,16 @@ def _recipe(images: Path) -> dict:
     }
 
 
-def _wait_for_steps(metrics: Path, steps: int, process: subprocess.Popen, timeout: float) -> None:
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen, timeout: float) -> None:
+    """Wait for something that a run does before it ends."""
     until = time.monotonic() + timeout
-    while time.monotonic() < until and process.poll() is None:
-        if metrics.exists() and metrics.read_text().count('"loss"') >= steps:
-            return
+    while not happened():
+        assert process.poll() is None and time.monotonic() < until, "the run ended, or hung, before that"
         time.sleep(0.02)
-    raise AssertionError(f"the run ended, or hung, before step {steps}")
+
+
+def _steps(metrics: Path) -> int:
+    return metrics.read_text().count('"loss"') if metrics.exists() else 0
 
 
 def _kill_session(leader: int) -> None:

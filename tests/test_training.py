@@ -1,19 +1,24 @@
 """The promise of the project: lose anything, start again on what is left, and get the same training run.
 
-Real launchers, real processes, CPU and gloo. Losses are compared over 50 steps that cross the end of an epoch.
+Real launchers, real processes, CPU and gloo. Losses are compared over 50 steps, which cross the end of an epoch.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from numpy.testing import assert_allclose
 
-from tests.runs import Finished, Runs
+from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs
+from tests.s3_server import S3Server, rclone
 
-BITWISE = {"rtol": 0, "atol": 0}
-ELASTIC = {"rtol": 1e-5}
+RECORD_IDS = ("code_paths=[tests/plugins]",)
+STEPS_PER_EPOCH = IMAGES // GLOBAL_BATCH
 
 
 @pytest.fixture(scope="module")
@@ -25,41 +30,122 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Finished:
     return finished
 
 
-def ids(finished: Finished) -> list[list[str]]:
-    """Sample ids of each global batch, sorted."""
-    return [sorted(step["ids"]) for step in finished.steps]
+def same_bits(finished: Finished, whole: Finished) -> None:
+    assert finished.code == 0, finished.output
+    assert finished.losses == whole.losses
+
+
+def same_curve(finished: Finished, whole: Finished) -> None:
+    assert finished.code == 0, finished.output
+    assert_allclose(finished.losses, whole.losses, rtol=1e-5)
 
 
 def test_two_processes_with_other_workers_and_microbatches_give_the_same_curve(whole: Finished, runs: Runs) -> None:
     two = runs("two", "speed.workers=2", "speed.device_train_microbatch_size=3", processes=2)
-    assert two.code == 0, two.output
     assert "2 GPUs = 1 replicas x 2 shards" in two.output
-    assert_allclose(two.losses, whole.losses, **ELASTIC)
+    same_curve(two, whole)
 
 
 def test_killed_and_started_again_gives_the_same_bits(whole: Finished, runs: Runs) -> None:
     runs("killed", kill_after=17)
     again = runs("killed")
-    assert again.code == 0, again.output
     assert "ep0-ba10 at batch 10, sample 160" in again.output
-    assert_allclose(again.losses, whole.losses, **BITWISE)
+    same_bits(again, whole)
 
 
-def test_losing_half_of_the_processes_does_not_change_the_curve(whole: Finished, runs: Runs) -> None:
-    runs("cut", processes=2, kill_after=37)
-    cut = runs("cut", processes=1)
-    assert cut.code == 0, cut.output
-    assert_allclose(cut.losses, whole.losses, **ELASTIC)
+def test_losing_half_of_the_processes_changes_neither_curve_nor_samples(whole: Finished, runs: Runs) -> None:
+    record = (*RECORD_IDS, f"callbacks.record_ids.folder={runs.folder / 'ids'}")
+    runs("cut", *record, processes=2, kill_after=37)
+    cut = runs("cut", *record, processes=1)
+    same_curve(cut, whole)
+    batches = ids_per_batch(runs.folder / "ids")
+    first_epoch = Counter(chain.from_iterable(batches[step] for step in range(STEPS_PER_EPOCH)))
+    assert set(first_epoch.values()) == {1} and len(first_epoch) == IMAGES  # every sample of the epoch exactly once
+    assert set(batches) == set(range(50))
 
 
 def test_gaining_processes_does_not_change_the_curve(whole: Finished, runs: Runs) -> None:
     runs("grown", processes=1, kill_after=24)
-    grown = runs("grown", "speed.workers=1", processes=2)
-    assert grown.code == 0, grown.output
-    assert_allclose(grown.losses, whole.losses, **ELASTIC)
+    same_curve(runs("grown", "speed.workers=1", processes=2), whole)
+
+
+@pytest.mark.slow
+def test_replicas_of_shards_on_four_processes_give_the_same_curve(whole: Finished, runs: Runs) -> None:
+    four = runs("four", "speed.sharding.shard=2", "speed.workers=1", processes=4, timeout=500)
+    assert "4 GPUs = 2 replicas x 2 shards" in four.output
+    same_curve(four, whole)
+
+
+@pytest.mark.slow
+def test_four_processes_cut_to_two_and_to_one_give_the_same_curve(whole: Finished, runs: Runs) -> None:
+    runs("shrinking", processes=4, kill_after=12, timeout=500)
+    runs("shrinking", processes=2, kill_after=33)
+    same_curve(runs("shrinking", processes=1), whole)
+
+
+def test_a_cut_off_checkpoint_is_passed_over(whole: Finished, runs: Runs) -> None:
+    shutil.copytree(whole.folder, runs.folder / "cut-off")
+    newest = runs.folder / "cut-off" / "checkpoints" / "ep1-ba50"
+    (newest / "complete.json").unlink()
+    again = runs("cut-off")
+    assert "ep1-ba50: it has no complete.json: saving or uploading it was cut off" in again.output
+    assert "ep1-ba40 at batch 40, sample 640" in again.output
+    same_bits(again, whole)
 
 
 def test_a_finished_run_is_not_run_again(whole: Finished, runs: Runs) -> None:
-    again = runs("../" + whole.folder.parent.name + "/whole")
-    assert again.code == 0, again.output
-    assert "complete already" in again.output
+    shutil.copytree(whole.folder, runs.folder / "done")
+    lines = (whole.folder / "metrics.jsonl").read_text()
+    again = runs("done")
+    assert "is complete already: 800 samples" in again.output
+    assert again.code == 0 and (again.folder / "metrics.jsonl").read_text() == lines
+
+
+def test_a_changed_configuration_is_refused_by_name(whole: Finished, runs: Runs) -> None:
+    shutil.copytree(whole.folder, runs.folder / "changed")
+    refused = runs("changed", "optimizer.weight_decay=0.1", "speed.workers=1", processes=2)
+    assert refused.code == 2
+    assert (
+        refused.output.count("optimizer.weight_decay  was 0.05 when ep1-ba50 was saved, is now 0.1; set it back") == 1
+    )
+    assert "speed.workers" not in refused.output
+
+
+def test_a_run_goes_on_with_callbacks_that_its_checkpoint_has_not(whole: Finished, runs: Runs) -> None:
+    shutil.copytree(whole.folder, runs.folder / "more")
+    shutil.rmtree(runs.folder / "more" / "checkpoints" / "ep1-ba50")
+    same_bits(runs("more", *RECORD_IDS, f"callbacks.record_ids.folder={runs.folder / 'ids'}"), whole)
+
+
+@pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
+def test_data_and_run_in_object_storage(whole: Finished, images: Path, tmp_path: Path) -> None:
+    """Killed, its local disk lost, and started again on another number of processes."""
+    with S3Server(tmp_path / "s3") as server:
+        shutil.copytree(images, server.bucket("bucket") / "images")
+        runs = Runs(tmp_path, images, server.environment)
+        remote = (
+            "data.train.local=null", "data.train.remote=s3://bucket/images", "save_folder=s3://bucket/run",
+        )  # fmt: skip
+        first = runs("remote", *remote, f"speed.scratch_folder={tmp_path / 'one'}", kill_after_saving=20, processes=2)
+        del first
+        shutil.rmtree(tmp_path / "one")
+        again = runs("remote", *remote, f"speed.scratch_folder={tmp_path / 'two'}")
+        assert again.code == 0, again.output
+        assert "downloading s3://bucket/run/checkpoints/ep0-ba" in again.output
+        stored = server.bucket("bucket") / "run"
+        same_curve(Finished(again.code, again.output, stored), whole)
+        assert (stored / "report.html").exists()
+        kept = sorted(folder.name for folder in (stored / "checkpoints").iterdir() if any(folder.iterdir()))
+        assert kept == ["ep0-ba30", "ep1-ba40", "ep1-ba50"]  # save_num_checkpoints_to_keep
+
+
+def ids_per_batch(folder: Path) -> dict[int, list[str]]:
+    """Sample ids of each global batch, the last time that it was trained on."""
+    launches: dict[int, dict[int, list[str]]] = {}
+    for file in sorted(folder.glob("ids-rank*.jsonl")):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            parts = launches.setdefault(entry["batch"], {})
+            parts.setdefault(entry["world_size"], []).extend(entry["ids"])
+    # The run was cut from two processes to one: of a batch done by both, the last launch counts.
+    return {batch: parts[min(parts)] for batch, parts in launches.items()}

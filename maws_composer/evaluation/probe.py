@@ -31,7 +31,9 @@ _MAX_PIXELS = 178_956_970  # Pillow's limit
 
 
 def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str, ProbeResult]:
-    """Ridge probes of hashtags on the class token's feature, for a random encoder and for the run's.
+    """Ridge probes of hashtags on the mean of the patch tokens, for a random encoder and for the run's.
+
+    Not the class token: nothing in MAE's loss asks it to say anything.
 
     The figures go to <run_folder>/figures.json, from where the report takes them.
 
@@ -53,7 +55,10 @@ def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str,
     if not labels:
         raise ConfigError([Problem(train, f"no hashtag is on {min_images} images or more")])
     results = {}
-    for name, encoder in (("random encoder", _random_encoder(config)), ("MAE encoder", _encoder(config, Path(checkpoint.folder)))):
+    for name, encoder in (
+        ("random encoder", _random_encoder(config)),
+        ("MAE encoder", _encoder(config, Path(checkpoint.folder))),
+    ):
         results[name] = ridge_probe(
             train_set.features(encoder, name), train_set.targets(labels),
             test_set.features(encoder, name), test_set.targets(labels),
@@ -80,9 +85,9 @@ class _Tagged:
 
     @torch.no_grad()
     def features(self, encoder: VisionTransformer, name: str) -> Float[Tensor, "images width"]:
-        """The class token's feature of each image."""
+        """The mean of each image's patch tokens, after the final norm."""
         batches = tqdm(self.pixels.split(_BATCH), desc=f"features, {name}", leave=False)
-        return torch.cat([encoder(normalize(batch)) for batch in batches])
+        return torch.cat([encoder.forward_features(normalize(batch))[:, 1:].mean(1) for batch in batches])
 
 
 def _random_encoder(config: dict[str, Any]) -> VisionTransformer:
@@ -98,3 +103,16 @@ def _encoder(config: dict[str, Any], checkpoint: Path) -> VisionTransformer:
     encoder = _random_encoder(config)
     encoder.load_state_dict(read_weights(checkpoint, "mae.encoder."))
     return encoder
+
+
+def _write_figures(run_folder: Path, results: dict[str, ProbeResult], trained: int, held_out: int) -> None:
+    figures = {
+        "title": "Linear probe of hashtags",
+        "rows": [
+            {"encoder": name, "held-out mAP": round(result.mean_average_precision, 3), "hashtags": result.labels}
+            for name, result in results.items()
+        ],
+        "note": f"Ridge regression on the frozen encoder's mean patch token: {trained:,} images, {held_out:,} held out. "
+        "A random encoder is no zero: its features keep much of the pixels.",
+    }
+    (run_folder / "figures.json").write_text(json.dumps(figures, indent=1))

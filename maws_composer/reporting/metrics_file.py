@@ -26,7 +26,7 @@ Steps = list[dict[str, Any]]
 _LOSS = "loss/train/total"
 _LONGEST_LINE = 1 << 20
 # the first two are `batch` and `samples`; the others follow from them
-_TIMES = frozenset(f"time/{name}" for name in ("batch", "sample", "batch_in_epoch", "sample_in_epoch"))
+_TIMES = frozenset(f"time/{name}" for name in ("batch", "sample", "batch_in_epoch", "sample_in_epoch", "epoch"))
 
 
 class MetricsFile(LoggerDestination):
@@ -61,13 +61,14 @@ class MetricsFile(LoggerDestination):
     def eval_end(self, state: State, logger: Logger) -> None:
         self._write(state)
 
-    def close(self, state: State, logger: Logger) -> None:
-        if self._file is None:
-            return
+    def fit_end(self, state: State, logger: Logger) -> None:
         if self._values and self._last:
             self._write(state)
-        self._file.close()
-        self._file = None
+
+    def close(self, state: State, logger: Logger) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _write(self, state: State) -> None:
         """Write what is known of the step that ended last."""

@@ -148,7 +148,9 @@ def test_evaluation_sees_every_sample_once_and_knows_its_padding(samples):
         rows = [row for part in deal(order, 0, 0, nodes, ranks, workers).values() for row in part]
         assert len(rows) == order.size == -(-samples // 24) * 24
         valid = order.valid(np.array([position for position, _ in rows]))
-        assert sorted(row for row, is_sample in zip(rows, valid, strict=True) if is_sample) == [(i, i) for i in range(samples)]
+        assert sorted(row for row, is_sample in zip(rows, valid, strict=True) if is_sample) == [
+            (i, i) for i in range(samples)
+        ]
 
 
 def test_the_order_stays_what_it_was():
@@ -158,7 +160,7 @@ def test_the_order_stays_what_it_was():
         order = train_order(shards_per_stream=(5, 3), repeats=repeats, shuffle=shuffle)
         ids = np.array([whole(order, epoch) for epoch in range(3)])
         digests.append(hashlib.sha256(ids.tobytes()).hexdigest()[:16])
-    assert (ALGORITHM, digests) == (1, ["?", "?", "?"])
+    assert (ALGORITHM, digests) == (1, ["66bab4b6ed2bbfa5", "bfc5a579b61d285a", "e05c6ab1b52eca59"])
 
 
 def test_fractions_of_streams_of_billions_are_exact():

@@ -63,7 +63,7 @@ def test_seed_epoch_position_purpose_and_draw_all_matter():
 def test_words_become_uniform_numbers():
     words = [word for position in range(2000) for word in sample_words(0, 0, position, Purpose.CROP)]
     numbers = torch.tensor([uniform(word) for word in words])
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     counts = torch.bincount(torch.tensor([below(word, 10) for word in words]), minlength=10)
     assert ((counts - 800).abs() < 5 * (800 * 0.9) ** 0.5).all()
     assert uniform(0) == 0 and uniform(MASK32) == 1 - 2**-32 and below(MASK32, 7) == 6

@@ -26,6 +26,7 @@ class RecordIds(Callback):
     def batch_start(self, state: State, logger: Logger) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         assert len(state.batch["id"]) * dist.get_world_size() == self.global_batch
-        entry = {"batch": int(state.timestamp.batch), "ids": list(state.batch["id"])}
+        batch = int(state.timestamp.batch)
+        entry = {"batch": batch, "ids": list(state.batch["id"]), "world_size": dist.get_world_size()}
         with (self.folder / f"ids-rank{dist.get_global_rank()}.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")

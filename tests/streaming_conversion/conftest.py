@@ -68,7 +68,7 @@ def convert(tmp_path: Path) -> Convert:
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
 
     return run
