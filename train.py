@@ -61,7 +61,7 @@ def train(loaded: LoadedRun) -> None:
     """The whole run, in the order in which it happens."""
     run = loaded.run
     device = build_device(run.precision)
-    dist.initialize_dist(device)
+    dist.initialize_dist(device, timeout=run.storage_patience + 300)  # nobody gives up before object storage may
     folder = start_run(loaded)
     resume_from = newest_checkpoint(folder)
     if resume_from is not None:

@@ -58,7 +58,7 @@ class S3Server:
         self._process = subprocess.Popen(
             [
                 program, "serve", "s3", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--addr", f"127.0.0.1:{self.port}",
-                "--dir-cache-time", "0s", "--config", "", str(self.root),
+                "--dir-cache-time", "50ms", "--config", "", str(self.root),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

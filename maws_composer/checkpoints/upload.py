@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,36 +40,35 @@ class Uploader:
     def __init__(self, home: str, patience: float) -> None:
         self._home = home
         self._patience = patience
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
+        self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._current: Future[None] | None = None
+        self._error: BaseException | None = None
 
     def start(self, work: Callable[[CloudPath], None]) -> None:
         """Run `work(home)` in the thread. One at a time: call `wait` before the next."""
-        self._current = self._thread.submit(lambda: work(self._open()))
+        # A daemon: the end of the process does not wait for it, or a rank would outlive the others' files.
+        self._thread = threading.Thread(target=self._run, args=(work,), name="upload", daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
-        """Raise what the upload raised, if it has ended.
+        """Raise what an upload raised.
 
         Raises:
             UploadError: see the class.
         """
-        if self._current is not None and self._current.done():
-            self._current.result()
+        if self._error is not None:
+            raise self._error
 
     def wait(self) -> None:
         """Wait for the upload under way, saying so, and raise what it raised."""
-        if self._current is None:
-            return
-        if not self._current.done():
+        if self._thread is not None and self._thread.is_alive():
             log.info("waiting for the previous checkpoint's upload to %s", self._home)
-        self._current.result()
-        self._current = None
+            self._thread.join()
+        self.check()
 
     def close(self) -> None:
         """Give up what is under way: nothing incomplete is declared complete by that."""
         self._stop.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def put(self, home: CloudPath, source: Path, relative: str) -> None:
         """Upload one file to `home/relative`, replacing what is there, with retries."""
@@ -103,7 +101,10 @@ class Uploader:
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _open(self) -> CloudPath:
-        home = open_path(self._home)
-        assert isinstance(home, CloudPath)
-        return home
+    def _run(self, work: Callable[[CloudPath], None]) -> None:
+        try:
+            home = open_path(self._home)  # a client of this thread's own
+            assert isinstance(home, CloudPath)
+            work(home)
+        except BaseException as error:
+            self._error = error

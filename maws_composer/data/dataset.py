@@ -23,7 +23,6 @@ from maws_composer.data.columns import ID, IMAGE
 from maws_composer.data.decode import UndecodableImageError, decode
 from maws_composer.data.fingerprint import changes, fingerprint
 from maws_composer.data.guards import (
-    FAILED,
     BisectingIndex,
     DataStream,
     ShardError,
@@ -105,12 +104,12 @@ class ImageDataset(StreamingDataset):
         self.order = make_order(self.samples_per_shard, tuple(int(count) for count in self.shards_per_stream))
         self.epoch_size = self.order.size
         self.length = self.order.size // world.num_ranks
-        addresses = [
+        self._addresses: list[str] = [
             self.streams[stream].source.path(shard.raw_data.basename)
             for stream, shard in zip(self.stream_per_shard, self.shards, strict=True)
         ]
-        self._addresses: list[str] = addresses
-        self._shard_states: ShardStates = ShardStates(self._shard_states, addresses)
+        reasons = str(folder / _get_path(self._shm_prefix_int, "failed_shard"))
+        self._shard_states: ShardStates = ShardStates(self._shard_states, reasons)
         self._failure: BaseException | None = None
 
     def __iter__(self) -> Iterator[Sample]:
@@ -140,8 +139,8 @@ class ImageDataset(StreamingDataset):
             return
         try:
             super().prepare_shard(shard_id, blocking)
-        except BaseException:
-            self._shard_states[shard_id] = FAILED
+        except BaseException as error:
+            self._shard_states.fail(shard_id, error)
             self._cache_filelock.release(force=True)
             raise
 

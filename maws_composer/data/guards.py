@@ -55,19 +55,29 @@ class ShardStates:
     """Streaming's shared states of the shards, except that to look at a shard that failed is an error.
 
     All waiting in streaming is a loop that looks at a state, in every process of the node; so all of it ends here.
+
+    Args:
+        states: streaming's own.
+        reasons: path to which the number of a shard is added, for what was wrong with it.
     """
 
-    def __init__(self, states: SharedArray, addresses: Sequence[str]) -> None:
+    def __init__(self, states: SharedArray, reasons: str) -> None:
         self._states = states
-        self._addresses = addresses
+        self._reasons = reasons
 
     def __getitem__(self, shard: int) -> int:
         state = self._states[shard]
         if state == FAILED:
-            raise ShardError(
-                f"{self._addresses[shard]} could not be read by another process of this machine; its message says why"
-            )
+            raise ShardError(self._reason(shard).read_text())
         return state
+
+    def fail(self, shard: int, error: BaseException) -> None:
+        """Tell every process of the node that the shard cannot be had."""
+        self._reason(shard).write_text(str(error))
+        self._states[shard] = FAILED
+
+    def _reason(self, shard: int) -> Path:
+        return Path(f"{self._reasons}_{shard}")
 
     def __setitem__(self, shard: int, state: int) -> None:
         self._states[shard] = state

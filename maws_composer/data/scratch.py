@@ -119,8 +119,8 @@ def _remove_leftovers(file: Path) -> None:
     if prefix in _own_prefixes:  # an earlier dataset of this very process
         return
     removed = [name for name in SHM_TO_CLEAN if _unlink(_get_path(prefix, name))]
-    for lock in file.parent.glob(f"{prefix:06}_*"):
-        lock.unlink(missing_ok=True)
+    for leftover in file.parent.glob(_get_path(prefix, "*")):  # lock files, and what was said of broken shards
+        leftover.unlink(missing_ok=True)
     if removed:
         log.info("removed shared memory that a killed run left behind: %s", ", ".join(removed))
 

@@ -1,22 +1,26 @@
-"""Reads batches as a rank of a real run does: a script for tests, and how they start it.
-
-    python -m tests.data.reader '[{…}, …]'
-
-Each object is one loader, built, read and dropped; see `read`. Prints a JSON list of what each gave.
-"""
+"""Real processes that read batches as the ranks of a run do. A scenario is one loader, built, read and dropped."""
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import json
 import logging
-import subprocess
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
 import sys
+import tempfile
 import time
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.processes import ROOT, free_port, rank_environment
+import torch.distributed as dist
+
+from tests.processes import free_port, rank_environment
 
 SIZE = 8
 
@@ -90,36 +94,51 @@ def _meet(scenario: dict[str, Any], batches: int) -> None:
             time.sleep(0.01)
 
 
+@dataclass
+class Rank:
+    """One process, and the file that it writes to."""
+
+    process: multiprocessing.process.BaseProcess
+    output: Path
+
+
 def start(
     scenarios: list[dict[str, Any]], world_size: int = 1, nodes: int = 1, environment: dict[str, str] | None = None
-) -> list[subprocess.Popen]:
-    """Start the ranks."""
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.data.reader", json.dumps(scenarios)],
-            env={**rank_environment(rank, world_size, port, nodes), **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in range(world_size)
-    ]
+) -> list[Rank]:
+    """Start the ranks: forked from a server that has done the imports, which take longer than all else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "maws_composer.data.loader"])
+    folder, port = Path(tempfile.mkdtemp()), free_port()
+    ranks = []
+    for rank in range(world_size):
+        variables = {**rank_environment(rank, world_size, port, nodes), **(environment or {})}
+        output = folder / str(rank)
+        process = context.Process(target=_rank, args=(scenarios, variables, output))
+        process.start()
+        ranks.append(Rank(process, output))
+    return ranks
 
 
-def collect(ranks: list[subprocess.Popen], timeout: float = 100) -> list[list[dict[str, Any]]]:
+def collect(ranks: list[Rank], timeout: float = 120) -> list[list[dict[str, Any]]]:
     """What each scenario gave, by rank: result[scenario][rank]. Whoever does not end in time is killed, and fails."""
+    give_up = time.monotonic() + timeout
+    processes = [rank.process for rank in ranks]
     try:
-        outputs = []
-        for rank in ranks:
-            out, err = rank.communicate(timeout=timeout)
-            assert rank.returncode == 0, err[-4000:]
-            outputs.append(json.loads(out.splitlines()[-1]))
-            outputs[-1][0]["log"] = err
+        while any(process.is_alive() for process in processes) and not any(process.exitcode for process in processes):
+            if time.monotonic() > give_up:
+                for process in processes:
+                    os.kill(process.pid, signal.SIGABRT)  # says where it hangs
+                    process.join()
+            time.sleep(0.05)
     finally:
-        for rank in ranks:
-            rank.kill()
+        for process in processes:
+            process.kill()
+            process.join()
+    texts = [rank.output.read_text() for rank in ranks]
+    assert all(process.exitcode == 0 for process in processes), "\n\n".join(text[-6000:] for text in texts)
+    outputs = [json.loads(text.splitlines()[-1]) for text in texts]
+    for output, text in zip(outputs, texts, strict=True):
+        output[0]["log"] = text
     return [list(results) for results in zip(*outputs, strict=True)]
 
 
@@ -129,18 +148,19 @@ def run(
     return collect(start(scenarios, world_size, nodes, **options))
 
 
-def main() -> None:
-    import torch.distributed as dist
-    from streaming.base.world import World
-
-    logging.basicConfig(level=logging.WARNING)
-    if World.detect().num_ranks > 1:
+def _rank(scenarios: list[dict[str, Any]], variables: dict[str, str], output: Path) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    os.environ.update(variables)
+    logging.basicConfig(level=logging.WARNING, force=True)
+    if int(variables["WORLD_SIZE"]) > 1:
         dist.init_process_group("gloo")
-    print(json.dumps([read(scenario) for scenario in json.loads(sys.argv[1])]))
+    results = [read(scenario) for scenario in scenarios]
+    sys.stderr.flush()
+    print("\n" + json.dumps(results), flush=True)
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    atexit._run_exitfuncs()  # multiprocessing leaves it out; streaming's shared memory is removed there

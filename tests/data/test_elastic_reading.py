@@ -1,4 +1,4 @@
-"""Real processes read the same samples at the same positions, with the same pixels, whoever and however many they are."""
+"""Real processes read the same samples at the same positions, with the same pixels, however many they are."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.data import reader
-from tests.data.shards import shard_files, write_shards
+from tests.data.shards import index_of, shard_files, write_shards
 from tests.s3_server import S3Server
 
 SOON = 60  # seconds
@@ -43,12 +43,10 @@ FAULTS = [
 
 
 def check(results: list[list[dict[str, Any]]], messages: list[str]) -> None:
-    """Of each scenario: some rank names the fault; every rank that fails fails soon, naming the shard; nobody hangs."""
+    """Of each scenario: a rank fails, and whichever does says the same, soon; nobody hangs."""
     for ranks, message in zip(results, messages, strict=True):
         errors = [result["error"] for result in ranks if result["error"]]
-        assert any(message in error for error in errors), (message, errors)
-        shard = message.split(" ")[0]
-        assert all(shard in error for error in errors)
+        assert errors and all(message in error for error in errors), (message, errors)
         assert {result["kind"] for result in ranks if result["error"]} == {"ShardError"}
         assert max(result["seconds"] for result in ranks) < SOON
 
@@ -95,7 +93,7 @@ def _with_dead_store(tmp_path: Path, s3: S3Server, world_size: int, settings: di
     settings |= {"meet": str(tmp_path), "meet_after": 2}
     ranks = reader.start([settings], world_size, environment=s3.environment)
     try:
-        _wait_for(lambda: (tmp_path / "here").exists() or ranks[0].poll() is not None)
+        _wait_for(lambda: (tmp_path / "here").exists() or not ranks[0].process.is_alive())
         s3.stop()
         (tmp_path / "go").touch()
         began = time.monotonic()
@@ -115,7 +113,7 @@ def test_a_short_outage_is_waited_out(tmp_path, s3):
     settings = scenario({"remote": "s3://outage/data", "download_retry": 6}, tmp_path / "scratch", epochs=1, workers=1)
     settings |= {"meet": str(tmp_path), "meet_after": 2}
     ranks = reader.start([settings], environment=s3.environment)
-    _wait_for(lambda: (tmp_path / "here").exists() or ranks[0].poll() is not None)
+    _wait_for(lambda: (tmp_path / "here").exists() or not ranks[0].process.is_alive())
     s3.stop()
     (tmp_path / "go").touch()
     time.sleep(2)
@@ -148,7 +146,8 @@ def _wait_for(condition: Callable[[], bool], patience: float = 60) -> None:
 
 def test_undecodable_images_are_replaced_by_the_next_of_their_shard_and_named(tmp_path):
     good = write_shards(tmp_path / "good", 26)
-    bad = {3, 4, 12, 17}
+    last = index_of(good)["shards"][0]["samples"] - 1
+    bad = {3, 4, last, 17}
     folder = write_shards(tmp_path / "bad", 26, bad=bad)
     base = {"train": {}, "eval": {"local": str(good)}, "scratch": str(tmp_path / "s")}
     whole, patched, with_workers = reader.run(
@@ -158,13 +157,13 @@ def test_undecodable_images_are_replaced_by_the_next_of_their_shard_and_named(tm
     assert patched[0]["rows"] == with_workers[0]["rows"] and not patched[0]["error"]
     for epoch, position, replaced, valid, name, pixels in patched[0]["rows"]:
         ordinal = min(position, 25)
-        # The next of its shard, and after the last (12) the first.
-        source = {3: 5, 4: 5, 12: 0, 17: 18}.get(ordinal, ordinal)
+        # The next of its shard, and after the last the first.
+        source = {3: 5, 4: 5, last: 0, 17: 18}.get(ordinal, ordinal)
         assert (replaced, valid) == (ordinal in bad, position < 26)
         assert name == str(source) and pixels == expected[source][5] and epoch == 0
     path = shard_files(folder)[0]
     assert (
-        f"image 12 cannot be decoded: not an image of a known format (sample 12 of {path}); 0 takes its place"
+        f"image {last} cannot be decoded: not an image of a known format (sample {last} of {path}); 0 takes its place"
         in whole[0]["log"]
     )
 
@@ -182,9 +181,9 @@ def test_a_replaced_sample_keeps_the_randomness_of_the_position_that_failed(tmp_
 
 
 def test_a_shard_without_any_image_is_an_error(tmp_path):
-    folder = write_shards(tmp_path / "bad", 26, bad=range(13, 26))
-    ((result,),) = reader.run([scenario({"local": str(folder)}, tmp_path / "s")])
-    assert f"no image of {shard_files(folder)[1]} can be decoded" in result["error"]
+    folder = write_shards(tmp_path / "bad", 26, bad=range(26))
+    ((result,),) = reader.run([scenario({"local": str(folder), "shuffle": False}, tmp_path / "s")])
+    assert result["error"] == f"no image of {shard_files(folder)[0]} can be decoded; 0: not an image of a known format"
 
 
 def test_pictures_above_the_pixel_limit_are_replaced(tmp_path):

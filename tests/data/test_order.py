@@ -17,7 +17,8 @@ SIZES = np.array([50, 3, 41, 17, 60, 29, 2, 38], np.int64)
 
 def train_order(sizes=SIZES, **changes) -> TrainOrder:
     order = TrainOrder(
-        np.asarray(sizes), (len(sizes),), (1.0,), seed=5, canonical_nodes=12, global_batch_size=24, shuffle=True, block_size=20
+        np.asarray(sizes), (len(sizes),), (1.0,),
+        seed=5, canonical_nodes=12, global_batch_size=24, shuffle=True, block_size=20,
     )  # fmt: skip
     return replace(order, **changes)
 

@@ -31,7 +31,6 @@ def largest_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("size", [(100, 75), (64, 64), (40, 160)])
 def test_boxes_are_distributed_as_those_of_torchvision(size):
-    width, height = size
     count = 6000
     ours = np.array([CROP.box(size, 0, position) for position in range(count)], float)
     torch.manual_seed(0)
