@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     registry = commands.add_parser("registry", help="what can be named in a YAML, where it is from, its arguments")
-    registry.add_argument("kind", nargs="?", help="stage, callback, logger, dataset or size")
+    registry.add_argument("kind", nargs="?", help="stage, callback, logger or size")
     registry.add_argument("name", nargs="?")
     registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
     registry.set_defaults(run=_registry)

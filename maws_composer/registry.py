@@ -35,7 +35,7 @@ from maws_composer.config.problems import ConfigError, Problem
 
 Plugin = TypeVar("Plugin")
 
-KINDS = ("stage", "callback", "logger", "dataset", "size")
+KINDS = ("stage", "callback", "logger", "size")
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,6 @@ def register_callback(name: str) -> Callable[[Plugin], Plugin]:
 def register_logger(name: str) -> Callable[[Plugin], Plugin]:
     """A Composer logger; its arguments are `loggers.<name>`."""
     return register("logger", name)
-
-
-def register_dataset(name: str) -> Callable[[Plugin], Plugin]:
-    """A dataset."""
-    return register("dataset", name)
 
 
 def register_size(name: str) -> Callable[[Plugin], Plugin]:

@@ -46,7 +46,6 @@ class Run:
         schedule: of the learning rate.
         gradient_clip: largest norm of the gradient. Null: not clipped.
         deterministic: on GPUs, only kernels that give the same bits each time.
-        initialize_from: run folder, export or file that the encoder's weights are taken from.
         run_name: default: the name of the YAML.
         save_folder: the run's folder, local or in object storage. Default: runs/<run_name>.
         save_interval: time between checkpoints.
@@ -72,7 +71,6 @@ class Run:
     schedule: Schedule = field(default_factory=Schedule)
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     deterministic: bool = False
-    initialize_from: str | None = None
     run_name: str = "run"
     save_folder: str = ""
     save_interval: Interval = "1000ba"

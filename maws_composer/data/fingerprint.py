@@ -16,7 +16,7 @@ _KEYS = {
     "shuffle": "data.train.shuffle",
     "shuffle_block_size": "data.train.shuffle_block_size",
 }
-_ADVICE = "; the order of samples would change. Set it back, or start a new run with initialize_from"
+_ADVICE = "; the order of samples would change. Set it back, or start a new run in another save_folder"
 
 
 def fingerprint(order: Order, streams: Sequence[DataStream]) -> dict[str, Any]:

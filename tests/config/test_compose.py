@@ -59,11 +59,11 @@ def test_interpolations_anchors_and_text_of_the_command_line(load, monkeypatch):
     run = load(
         "save_folder: ${oc.env:BUCKET}/${run_name}\nrun_name: first\n"
         "seed: &one 1\nspeed: {workers: *one}\noptimizer: {eps: '${optimizer.weight_decay}', weight_decay: 0.5}\n",
-        "initialize_from=s3://bucket/run=1:2",
+        "speed.scratch_folder=/bucket/run=1:2",
     ).run
     assert run.save_folder == "s3://mine/first"
     assert (run.optimizer.eps, run.speed.workers) == (0.5, 1)
-    assert run.initialize_from == "s3://bucket/run=1:2"
+    assert run.speed.scratch_folder == "/bucket/run=1:2"
 
 
 def test_names_follow_from_the_file(load):
@@ -102,7 +102,7 @@ def test_credentials_are_neither_shown_nor_saved(load, monkeypatch):
     monkeypatch.setenv("STORE_PASSWORD", "hunter2-hunter2")
     loaded = load(
         "loggers: {wandb: {project: p, api_key: 0123abc}}\n"
-        "initialize_from: https://me:secret1@host/file?X-Amz-Signature=secret2&part=3\n"
+        "speed: {scratch_folder: 'https://me:secret1@host/file?X-Amz-Signature=secret2&part=3'}\n"
         "save_folder: s3://bucket/${oc.env:STORE_PASSWORD}/x\n"
     )
     assert loaded.run.loggers["wandb"]["api_key"] == "0123abc"

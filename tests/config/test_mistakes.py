@@ -127,22 +127,22 @@ IN_THE_FILE = {
     "missing argument of a logger": ("loggers: {wandb: }", ("loggers.wandb.project", "missing; required",
                                                             "run.yaml, line 7")),
     "variable that is not set": (
-        "initialize_from: ${oc.env:NO_SUCH_VARIABLE}",
-        ("initialize_from", "the environment variable NO_SUCH_VARIABLE is not set", "run.yaml, line 7"),
+        "save_folder: ${oc.env:NO_SUCH_VARIABLE}",
+        ("save_folder", "the environment variable NO_SUCH_VARIABLE is not set", "run.yaml, line 7"),
     ),
     "reference to nothing": (
-        "initialize_from: ${modle.size}",
-        ("initialize_from", "${modle.size} is not a key", "run.yaml, line 7"),
+        "save_folder: ${modle.size}",
+        ("save_folder", "${modle.size} is not a key", "run.yaml, line 7"),
     ),
     "brace left open": (
-        "initialize_from: ${oc.env:HOME",
-        ("initialize_from", "'${oc.env:HOME' is no interpolation: ", "run.yaml, line 7"),
+        "save_folder: ${oc.env:HOME",
+        ("save_folder", "'${oc.env:HOME' is no interpolation: ", "run.yaml, line 7"),
     ),
-    "value to be filled in": ("initialize_from: ???", ("initialize_from", "missing; required", "run.yaml, line 7")),
+    "value to be filled in": ("save_folder: ???", ("save_folder", "missing; required", "run.yaml, line 7")),
     "key twice": ("seed: 1\nprecision: fp32\nseed: 2", ("seed", "is there twice; first in line 7", "run.yaml, line 9")),
     "tag of Python": (
-        "initialize_from: !!python/name:os.system",
-        ("initialize_from", "the tag !!python/name:os.system is not allowed", "run.yaml, line 7"),
+        "save_folder: !!python/name:os.system",
+        ("save_folder", "the tag !!python/name:os.system is not allowed", "run.yaml, line 7"),
     ),
     "base that is not there": (
         "base: recipes/mea.yaml",

@@ -108,7 +108,7 @@ def test_the_state_at_the_end_of_an_epoch_begins_the_next_and_another_order_is_r
     )
     # The first loop is the rest of the old epoch, which is nothing; the second is the new one.
     assert by_position(on) == {key: row for key, row in by_position(whole).items() if key[0] == 1}
-    advice = "; the order of samples would change. Set it back, or start a new run with initialize_from"
+    advice = "; the order of samples would change. Set it back, or start a new run in another save_folder"
     assert [result[0]["error"] for result in refused] == [
         f"seed: was 7, is 8{advice}",
         f"global_train_batch_size: was 16, is 32{advice}",
