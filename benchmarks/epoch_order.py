@@ -1,9 +1,9 @@
-"""How long one node takes to plan an epoch: ours, which plans the node's own part, against streaming's, which plans all.
+"""How long one node takes to plan an epoch: ours, which plans its own part, against streaming's, which plans all.
 
     python -m benchmarks.epoch_order [--samples 10_000_000] [--nodes 64]
 
 Method: both plan the first epoch of the same shards (10,000 samples each, py1e-like shuffling in blocks of 2**18, 768
-canonical nodes, 8 GPUs per node, 8 workers per GPU), each in a process of its own, in turn, three times; the medians are
+canonical nodes, 8 GPUs per node, 8 workers per GPU), each in a process of its own, in turn, three times; medians are
 compared, and the peak of resident memory above what imports take.
 """
 

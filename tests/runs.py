@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,17 +25,22 @@ IMAGES = 512
 GLOBAL_BATCH = 16
 
 
-def write_images(folder: Path, count: int = IMAGES, size: int = 40, shard_size: int = 1 << 19, seed: int = 0) -> Path:
-    """MDS shards of generated pictures: smooth color fields, as PNG, so that every machine decodes the same pixels."""
-    rng = np.random.default_rng(seed)
+def write_images(
+    folder: Path, count: int = IMAGES, size: int = 40, shard_size: int = 1 << 19, broken: dict[int, bytes] | None = None
+) -> Path:
+    """MDS shards of generated pictures: smooth color fields, as PNG, so that every machine decodes the same pixels.
+
+    Args:
+        broken: number of an image -> what stands in its place.
+    """
+    rng = np.random.default_rng(0)
     grid = np.linspace(0, 2 * np.pi, size)
-    with MDSWriter(
-        out=str(folder), columns={"image": "bytes", "id": "str"}, hashes=["sha1"], size_limit=shard_size
-    ) as writer:
+    columns = {"image": "bytes", "id": "str"}
+    with MDSWriter(out=str(folder), columns=columns, hashes=["sha1"], size_limit=shard_size) as writer:
         for number in range(count):
             waves = [np.sin(a * grid[:, None] + b * grid[None] + c) for a, b, c in rng.uniform(0, 3, (3, 3))]
             pixels = ((np.stack(waves, -1) + 1) * 127.5).astype(np.uint8)
-            writer.write({"image": _png(pixels), "id": f"{number:05d}"})
+            writer.write({"image": (broken or {}).get(number) or _png(pixels), "id": f"{number:05d}"})
     return folder
 
 
@@ -88,10 +94,38 @@ class Runs:
             kill_after_saving: once the checkpoint of this batch is announced.
         """
         run_folder = self.folder / name
+        log, process = self._start(name, config or self.recipe, overrides, processes)
+        try:
+            if kill_after is not None:
+                wait_until(lambda: _steps(run_folder) >= kill_after, process, timeout)
+            elif kill_after_saving is not None:
+                wait_until(lambda: f"-ba{kill_after_saving}: " in log.read_text(), process, timeout)
+            else:
+                process.wait(timeout)
+        finally:
+            _kill_session(process.pid)
+        return Finished(process.wait(), log.read_text(), run_folder)
+
+    def kill_launcher(self, name: str, after_steps: int, processes: int, wait: float) -> list[str]:
+        """SIGKILL the launcher only; returns the command lines of what still runs `wait` seconds later."""
+        _, process = self._start(name, self.recipe, ("max_duration=1_000_000sp",), processes)
+        try:
+            wait_until(lambda: _steps(self.folder / name) >= after_steps, process, 120)
+            process.kill()
+            process.wait()
+            until = time.monotonic() + wait
+            while _session(process.pid) and time.monotonic() < until:
+                time.sleep(0.2)
+            return [(Path("/proc") / str(pid) / "cmdline").read_text() for pid in _session(process.pid)]
+        finally:
+            _kill_session(process.pid)
+
+    def _start(
+        self, name: str, config: Path, overrides: tuple[str, ...], processes: int
+    ) -> tuple[Path, subprocess.Popen[bytes]]:
         command = [
             str(Path(sys.executable).parent / "composer"), "-n", str(processes), "--master_port", str(free_port()),
-            str(ROOT / "train.py"), str(config or self.recipe), f"save_folder={run_folder}", f"run_name={name}",
-            *overrides,
+            str(ROOT / "train.py"), str(config), f"save_folder={self.folder / name}", f"run_name={name}", *overrides,
         ]  # fmt: skip
         log = self.folder / f"{name}-{time.monotonic_ns()}.log"
         with log.open("w") as output:
@@ -103,16 +137,7 @@ class Runs:
                 cwd=ROOT,
                 start_new_session=True,
             )
-            try:
-                if kill_after is not None:
-                    wait_until(lambda: _steps(run_folder / "metrics.jsonl") >= kill_after, process, timeout)
-                elif kill_after_saving is not None:
-                    wait_until(lambda: f"-ba{kill_after_saving}: " in log.read_text(), process, timeout)
-                else:
-                    process.wait(timeout)
-            finally:
-                _kill_session(process.pid)
-        return Finished(process.returncode, log.read_text(), run_folder)
+        return log, process
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **self.environment}
@@ -140,16 +165,26 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen, timeout:
         time.sleep(0.02)
 
 
-def _steps(metrics: Path) -> int:
+def _steps(run_folder: Path) -> int:
+    metrics = run_folder / "metrics.jsonl"
     return metrics.read_text().count('"loss"') if metrics.exists() else 0
 
 
-def _kill_session(leader: int) -> None:
-    """End everything that this test started: the launcher, its ranks and their loader workers."""
+def _session(leader: int) -> list[int]:
+    """Living processes that a launcher started: its ranks and their loader workers."""
+    living = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
-                if os.getsid(int(process.name)) == leader:
-                    os.kill(int(process.name), signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
+                state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+                if os.getsid(int(process.name)) == leader and state != "Z":
+                    living.append(int(process.name))
+            except (ProcessLookupError, FileNotFoundError, PermissionError):
                 continue
+    return living
+
+
+def _kill_session(leader: int) -> None:
+    for process in _session(leader):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from numpy.testing import assert_allclose
 
-from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs
+from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs, write_images
 from tests.s3_server import S3Server, rclone
 
 RECORD_IDS = ("code_paths=[tests/plugins]",)
@@ -150,3 +150,37 @@ def ids_per_batch(folder: Path) -> dict[int, list[str]]:
             parts.setdefault(entry["world_size"], []).extend(entry["ids"])
     # The run was cut from two processes to one: of a batch done by both, the last launch counts.
     return {batch: parts[min(parts)] for batch, parts in launches.items()}
+
+
+def test_a_typo_is_told_once_and_whole_and_nothing_is_trained(runs: Runs) -> None:
+    refused = runs("typo", "model.mask_ration=0.5", "loggers.wandbb={}", "data.train.local=/nowhere", processes=2)
+    assert refused.code == 2
+    message = refused.output[refused.output.index(str(runs.recipe)) :]
+    assert message.startswith(f"{runs.recipe} has 2 problems:")
+    assert refused.output.count("model.mask_ration  unknown key; nearest is model.mask_ratio") == 1
+    assert refused.output.count("unknown logger 'wandbb'; nearest is wandb") == 1
+    assert not refused.folder.exists()
+
+
+def test_unreadable_data_is_told_before_anything_starts(runs: Runs) -> None:
+    refused = runs("nowhere", "data.train.local=/nowhere")
+    assert refused.code == 2
+    assert "data.train.local" in refused.output and "/nowhere" in refused.output
+    assert not refused.folder.exists()
+
+
+def test_ranks_end_with_their_launcher(runs: Runs) -> None:
+    """A launcher ended by SIGKILL leaves its ranks running otherwise (Composer 0.32)."""
+    survivors = runs.kill_launcher("orphans", after_steps=3, processes=2, wait=30)
+    assert survivors == []
+
+
+def test_an_undecodable_image_is_replaced_counted_and_named(runs: Runs, tmp_path: Path) -> None:
+    damaged = write_images(tmp_path / "damaged", count=64, broken={7: b"no image"})
+    counted = runs(
+        "damaged", f"data.train.local={damaged}", "max_duration=256sp", "data.train.max_bad_share=0.1",
+        "data.train.num_canonical_nodes=1",
+    )  # fmt: skip
+    assert counted.code == 0, counted.output
+    assert "image 00007 cannot be decoded: not an image of a known format" in counted.output
+    assert [step for step in counted.steps if "data/replaced_samples" in step][-1]["data/replaced_samples"] == 4

@@ -104,12 +104,13 @@ def require_same_results(resume_from: ResumePoint, loaded: LoadedRun) -> None:
     if loaded.run.allow_changed_config:
         log.warning("going on although %s changed since %s", ", ".join(changed), resume_from.folder.name)
         return
-    was = [
-        Problem(key, f"was {show(lookup_path(before, key.split('.')))} when {resume_from.folder.name} was saved, is now "
-                f"{show(lookup_path(loaded.resolved, key.split('.')))}; set it back, or allow_changed_config=true to go on all the same")
-        for key in changed
-    ]  # fmt: skip
-    raise ConfigError(loaded.locate(was))
+    raise ConfigError(loaded.locate(_change(key, before, resume_from, loaded) for key in changed))
+
+
+def _change(key: str, before: dict[str, Any], resume_from: ResumePoint, loaded: LoadedRun) -> Problem:
+    was, now = (show(lookup_path(config, key.split("."))) for config in (before, loaded.resolved))
+    advice = "set it back, or allow_changed_config=true to go on all the same"
+    return Problem(key, f"was {was} when {resume_from.folder.name} was saved, is now {now}; {advice}")
 
 
 class Resume(Callback):

@@ -81,7 +81,7 @@ class ShardedCheckpoints(CheckpointSaver):
         log.info("saved %s: %.1f MB in %.1f s", folder, sum(files.values()) / 1e6, time.monotonic() - began)
         if self._uploader is None:
             if dist.get_global_rank() == 0:
-                self._retire(self._run.checkpoints)
+                retire(self._run.checkpoints, self._keep, self._keep_every)
         else:
             self._uploader.start(lambda home: self._upload(home, folder, files))
 
@@ -119,18 +119,9 @@ class ShardedCheckpoints(CheckpointSaver):
                 if (self._run.local / name).exists():
                     self._uploader.put(home, self._run.local / name, name)
             self._uploader.put_marker(home, folder, relative, files)
-            self._uploader.insist(lambda: self._retire(home / "checkpoints"), "checkpoints")
+            self._uploader.insist(lambda: retire(home / "checkpoints", self._keep, self._keep_every), "checkpoints")
         if dist.get_local_rank() == 0:
             self._drop_older_copies(folder)
-
-    def _retire(self, checkpoints: RunPath) -> None:
-        """Delete complete checkpoints beyond the newest `keep`, but for every `keep_every`-th batch."""
-        complete = [found for found in read_newest_first(checkpoints) if isinstance(found, Checkpoint)]
-        for old in complete[self._keep :]:
-            if self._keep_every is None or old.batch % self._keep_every:
-                folder = checkpoints / old.name
-                (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
-                shutil.rmtree(folder) if isinstance(folder, Path) else folder.rmtree()
 
     def _drop_older_copies(self, newest: Path) -> None:
         """Of the local copies of what is in object storage, this node keeps the newest two."""
@@ -138,3 +129,13 @@ class ShardedCheckpoints(CheckpointSaver):
         for copy in copies[:-2]:
             if copy != newest:
                 shutil.rmtree(copy, ignore_errors=True)
+
+
+def retire(checkpoints: RunPath, keep: int, keep_every: int | None) -> None:
+    """Delete complete checkpoints beyond the newest `keep`, but for those whose batch is a multiple of `keep_every`."""
+    complete = [found for found in read_newest_first(checkpoints) if isinstance(found, Checkpoint)]
+    for old in complete[keep:]:
+        if keep_every is None or old.batch % keep_every:
+            folder = checkpoints / old.name
+            (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
+            shutil.rmtree(folder) if isinstance(folder, Path) else folder.rmtree()

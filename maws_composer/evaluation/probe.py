@@ -86,7 +86,7 @@ class _Tagged:
     @torch.no_grad()
     def features(self, encoder: VisionTransformer, name: str) -> Float[Tensor, "images width"]:
         """The mean of each image's patch tokens, after the final norm."""
-        batches = tqdm(self.pixels.split(_BATCH), desc=f"features, {name}", leave=False)
+        batches = tqdm(self.pixels.split(_BATCH), desc=f"features, {name}", leave=False, mininterval=2)
         return torch.cat([encoder.forward_features(normalize(batch))[:, 1:].mean(1) for batch in batches])
 
 
@@ -112,7 +112,7 @@ def _write_figures(run_folder: Path, results: dict[str, ProbeResult], trained: i
             {"encoder": name, "held-out mAP": round(result.mean_average_precision, 3), "hashtags": result.labels}
             for name, result in results.items()
         ],
-        "note": f"Ridge regression on the frozen encoder's mean patch token: {trained:,} images, {held_out:,} held out. "
+        "note": f"Ridge regression on the frozen encoder's mean token; {trained:,} images, {held_out:,} held out. "
         "A random encoder is no zero: its features keep much of the pixels.",
     }
     (run_folder / "figures.json").write_text(json.dumps(figures, indent=1))
