@@ -80,9 +80,9 @@ class Uploader:
         while not self._stop.is_set():
             arrived = self.insist(lambda: {path.name: path.stat().st_size for path in remote.iterdir()}, relative)
             if all(arrived.get(name) == size for name, size in files.items()):
-                break
+                self.put(home, folder / MARKER, f"{relative}/{MARKER}")
+                return
             self._stop.wait(0.5)
-        self.put(home, folder / MARKER, f"{relative}/{MARKER}")
 
     def insist(self, action: Callable[[], Result], what: str) -> Result:
         """Do `action` until it succeeds, with growing pauses, for at most `patience` seconds of failure."""

@@ -60,7 +60,7 @@ def _alive(session: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_after_sigkill_the_same_command_goes_on(photos: Path, tmp_path: Path, convert: Convert, processes: int) -> None:
     code, _, finished = interrupted(tmp_path, signal.SIGKILL, processes)
     assert code == -signal.SIGKILL
@@ -75,7 +75,7 @@ def test_after_sigkill_the_same_command_goes_on(photos: Path, tmp_path: Path, co
         assert (tmp_path / "mds" / name / "shard.00000.mds").stat().st_mtime_ns == time_written, "was done again"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_it_in_order(photos: Path, tmp_path: Path, how: signal.Signals) -> None:
     code, said, finished = interrupted(tmp_path, how, processes=2)
     assert code == 130
