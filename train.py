@@ -20,7 +20,6 @@ from composer import Trainer
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor
 from composer.core import Time
-from composer.models import ComposerModel
 from composer.utils import dist
 
 from maws_composer.checkpoints.resume import Resume, newest_checkpoint, require_same_results
@@ -28,31 +27,23 @@ from maws_composer.checkpoints.run_folder import RunFolder, send, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
-from maws_composer.config.plugins import build, build_all, load_with_ours
-from maws_composer.config.problems import ConfigError, Problem, format_problems
+from maws_composer.config.plugins import build_all, load_with_ours
+from maws_composer.config.problems import ConfigError, format_problems
 from maws_composer.config.rank_gate import load_behind_gate
-from maws_composer.config.run import Run
+from maws_composer.config.run import device_microbatch_size
 from maws_composer.config.show import print_resolved
 from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.data.preflight import check_data
-from maws_composer.models.attention import set_attention_kernel
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.parallel.precision import (
-    COMPOSER_PRECISION,
-    build_device,
-    capability,
-    kernel_dtype,
-    require_precision,
-    torch_device,
-)
+from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
-from maws_composer.registry import lookup
 from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import write_report
 from maws_composer.resilience.bad_samples import BadSamples
+from maws_composer.stages.build import build_stage
 
 log = logging.getLogger("maws_composer")
 
@@ -92,7 +83,7 @@ def train(loaded: LoadedRun) -> None:
         max_duration=Time(samples(run.max_duration), "sp"),
         eval_interval=run.eval_interval if run.data.eval else 1,
         device=device,
-        device_train_microbatch_size=microbatch_size(run),
+        device_train_microbatch_size=device_microbatch_size(run, dist.get_world_size()),
         precision=COMPOSER_PRECISION[run.precision],
         parallelism_config={"fsdp": already_sharded()},
         deterministic_mode=run.deterministic,
@@ -123,26 +114,6 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     log.info("%s", epoch)
 
 
-def build_stage(run: Run) -> ComposerModel:
-    """The stage on the meta device, with its attention kernels chosen."""
-    with torch.device("meta"):
-        stage = build(lookup("stage", run.stage), run.model, run)
-    device = torch_device().type
-    try:
-        kernels = set_attention_kernel(stage, run.speed.attention, device, kernel_dtype(run.precision), capability())
-    except ValueError as error:
-        raise ConfigError([Problem("speed.attention", str(error))]) from error
-    for kernel in kernels:
-        log.info(kernel.log_line)
-    return stage
-
-
-def microbatch_size(run: Run) -> int:
-    """Samples per GPU that go through at once; a GPU's share of the batch may be smaller."""
-    share = run.global_train_batch_size // dist.get_world_size()
-    return min(run.speed.device_train_microbatch_size or share, share)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
     printing = "--print" in arguments
@@ -159,12 +130,13 @@ def main(arguments: Sequence[str]) -> int:
         preflight=lambda loaded: None if printing else preflight(loaded, world_size, nodes),
     )
     if printing:
-        print(print_resolved(loaded))
+        if dist.get_global_rank() == 0:
+            print(print_resolved(loaded))
         return 0
     try:
         train(loaded)
-    except ConfigError as error:  # the same on every rank
-        if dist.get_global_rank() == 0:
+    except ConfigError as error:  # the same on every rank of a node
+        if dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
         dist.barrier()  # the launcher ends everything at the first exit: not before the message is out
         return 2

@@ -110,6 +110,12 @@ def check_world_size(run: Run, world_size: int, nodes: int = 1) -> list[Problem]
     return problems
 
 
+def device_microbatch_size(run: Run, world_size: int) -> int:
+    """Samples that go through a GPU at once; its share of the batch may be smaller than what is configured."""
+    share = run.global_train_batch_size // world_size
+    return min(run.speed.device_train_microbatch_size or share, share)
+
+
 def _data_problems(data: Data) -> Iterator[Problem]:
     single = data.train.remote or data.train.local
     if data.train.streams and single:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maws_composer.config.durations import samples
-from maws_composer.config.run import Run
+from maws_composer.config.run import Run, device_microbatch_size
 from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.planning.gpus import GPUS
 from maws_composer.planning.memory import MemoryEstimate, estimate_memory
@@ -19,8 +19,7 @@ def workload_of(run: Run) -> Workload:
 
 def memory_of(run: Run, workload: Workload, world_size: int) -> MemoryEstimate:
     """Memory per GPU of this run on `world_size` GPUs."""
-    share = run.global_train_batch_size // world_size
-    microbatch = min(run.speed.device_train_microbatch_size or share, share)
+    microbatch = device_microbatch_size(run, world_size)
     _, shard = sharding_degrees(world_size, run.speed.sharding.shard)
     return estimate_memory(workload, run.precision, microbatch, shard, run.speed.activation_checkpointing)
 

@@ -64,7 +64,12 @@ def read(scenario: dict[str, Any]) -> dict[str, Any]:
         result["length"], result["samples"] = len(loader), spec.num_samples
         if scenario.get("resume"):
             loader.load_state_dict(scenario["resume"])
-        _read_batches(loader, scenario, result)
+        try:
+            _read_batches(loader, scenario, result)
+        finally:
+            # Else garbage collection does it, at any time, in the workers of the next loader too: seconds of waiting.
+            if loader._iterator is not None:
+                loader._iterator._shutdown_workers()
     except Exception as error:
         result["error"], result["kind"] = str(error), type(error).__name__
     result["seconds"] = time.monotonic() - began

@@ -1,0 +1,36 @@
+"""From a run's configuration to its stage, on the meta device."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from composer.models import ComposerModel
+
+from maws_composer.config.plugins import build
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
+from maws_composer.models.attention import set_attention_kernel
+from maws_composer.parallel.precision import capability, kernel_dtype, torch_device
+from maws_composer.registry import lookup
+
+log = logging.getLogger(__name__)
+
+
+def build_stage(run: Run) -> ComposerModel:
+    """Shapes only: nothing is allocated before the stage is sharded. Its attention kernels are chosen, and logged.
+
+    Raises:
+        ConfigError: for a kernel that cannot run here.
+    """
+    with torch.device("meta"):
+        stage: ComposerModel = build(lookup("stage", run.stage), run.model, run)
+    try:
+        kernels = set_attention_kernel(
+            stage, run.speed.attention, torch_device().type, kernel_dtype(run.precision), capability()
+        )
+    except ValueError as error:
+        raise ConfigError([Problem("speed.attention", str(error))]) from error
+    for kernel in kernels:
+        log.info(kernel.log_line)
+    return stage
