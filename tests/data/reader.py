@@ -158,6 +158,7 @@ def _rank(scenarios: list[dict[str, Any]], variables: dict[str, str], output: Pa
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
+    multiprocessing.set_start_method("fork", force=True)  # a run's default; in here it would be the server's
     os.environ.update(variables)
     logging.basicConfig(level=logging.WARNING, force=True)
     if int(variables["WORLD_SIZE"]) > 1:
