@@ -339,7 +339,8 @@ def needed_cache(indexes: Sequence[Index], block_size: int, canonical_nodes: int
     samples = sum(int(index.sizes.sum()) for index in indexes)
     at_work = canonical_nodes * (block_size * total // samples + 2 * largest)
     index_files = 512 * sum(len(index.shards) for index in indexes)  # bytes of JSON per shard, and these count too
-    return min(max(at_work, 8 * largest) + 2 * largest * processes, total + 4 * largest) + index_files
+    busy = max(at_work, 8 * largest) + 2 * largest * processes
+    return max(min(busy, total), 4 * largest) + index_files  # streaming itself insists on four shards
 
 
 def readable_size(size: int) -> str:

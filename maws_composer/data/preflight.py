@@ -168,7 +168,7 @@ def _disk_problems(name: str, indexes: Sequence[Index], data: Source, run: Run, 
         if min(size, limit) > free:
             message = (
                 f"the shards take {readable_size(min(size, limit))}, {place} has {readable_size(free)} free; "
-                f"{readable_size(needed)} is the least that works"
+                f"{readable_size(min(needed, size))} is the least that works"
             )
             problems.append(Problem(f"{shards[0].section}.cache_limit", message))
     return problems

