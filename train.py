@@ -23,8 +23,9 @@ from composer.core import Time
 from composer.utils import dist
 
 from maws_composer.checkpoints.resume import Resume, newest_checkpoint, require_same_results
-from maws_composer.checkpoints.run_folder import RunFolder, send, start_run
+from maws_composer.checkpoints.run_folder import RunFolder, keep_config, send, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.checkpoints.upload import insist
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
@@ -33,12 +34,12 @@ from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.run import device_microbatch_size
 from maws_composer.config.show import print_resolved
 from maws_composer.data.loader import build_eval_loader, build_train_loader
-from maws_composer.data.preflight import check_data
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
+from maws_composer.planning.preflight import preflight
 from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import write_report
@@ -59,7 +60,9 @@ def train(loaded: LoadedRun) -> None:
         require_same_results(resume_from, loaded)
         if resume_from.samples >= samples(run.max_duration):
             log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
+            on_rank_zero(lambda: report(folder, run.storage_patience))
             return
+    on_rank_zero(lambda: keep_config(folder, loaded))
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
@@ -96,22 +99,14 @@ def train(loaded: LoadedRun) -> None:
     require_precision(run.precision)
     trainer.fit()
     trainer.close()
-    on_rank_zero(lambda: report(folder))
+    on_rank_zero(lambda: report(folder, run.storage_patience))
 
 
-def report(folder: RunFolder) -> None:
-    """Write report.html, and copy it to where the run lives."""
+def report(folder: RunFolder, patience: float) -> None:
+    """Write report.html, and copy it and what it was made of to where the run lives."""
     write_report(folder.local)
-    send(folder, "report.html")
-    send(folder, "metrics.jsonl")
-
-
-def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
-    """Every foreseeable failure of the data, before GPU time is spent; on one rank of each node."""
-    problems, epoch = check_data(loaded.run, world_size, nodes)
-    if problems:
-        raise ConfigError(loaded.locate(problems))
-    log.info("%s", epoch)
+    pictures = [f"pictures/{path.name}" for path in sorted((folder.local / "pictures").glob("*"))]
+    insist(lambda: send(folder, "report.html", "metrics.jsonl", *pictures), "report.html", patience)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -133,16 +128,16 @@ def main(arguments: Sequence[str]) -> int:
         if dist.get_global_rank() == 0:
             print(print_resolved(loaded))
         return 0
+    code = 0
     try:
         train(loaded)
     except ConfigError as error:  # the same on every rank of a node
+        code = 2
         if dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
-        dist.barrier()  # the launcher ends everything at the first exit: not before the message is out
-        return 2
-    dist.barrier()
+    dist.barrier()  # the launcher ends everything at the first exit: not before the message is out
     torch.distributed.destroy_process_group()  # without it, one run in twelve aborts after it has finished
-    return 0
+    return code
 
 
 if __name__ == "__main__":  # loader workers may import this file again

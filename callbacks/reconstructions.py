@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
+from pydantic import Field
 
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
 from maws_composer.registry import register_callback
 from maws_composer.reporting.reconstructions import draw_reconstructions
 
@@ -21,7 +25,9 @@ class Reconstructions(Callback):
         images: how many.
     """
 
-    def __init__(self, images: int = 8) -> None:
+    def __init__(self, images: Annotated[int, Field(gt=0)] = 8, *, run: Run) -> None:
+        if run.data.eval is None:
+            raise ConfigError([Problem("callbacks.reconstructions", "needs held-out images; set data.eval")])
         self.images = images
 
     def init(self, state: State, logger: Logger) -> None:
@@ -33,6 +39,7 @@ class Reconstructions(Callback):
             return
         columns = state.model.reconstruct(state.batch, state.outputs)
         # Neighbors in a dataset are often of one kind: take images from all over the batch.
-        chosen = torch.linspace(0, len(columns[0]) - 1, self.images).long()
-        rows = [column[chosen.to(column.device)].permute(0, 2, 3, 1).cpu().numpy() for column in columns]
-        logger.log_images(draw_reconstructions(*rows), "reconstructions", channels_last=True)
+        rows = int(state.batch["valid"].sum())  # those that only fill the batch come last
+        chosen = torch.linspace(0, rows - 1, min(self.images, rows)).long()
+        pictures = [column[chosen.to(column.device)].permute(0, 2, 3, 1).cpu().numpy() for column in columns]
+        logger.log_images(draw_reconstructions(*pictures), "reconstructions", channels_last=True)

@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("config", help="a YAML, as for train.py")
     plan.add_argument("overrides", nargs="*", help="key=value, as for train.py")
     plan.add_argument("--gpus", type=_positive, required=True, help="how many")
+    plan.add_argument("--gpus-per-node", type=_positive, default=8, help="(default: %(default)s)")
     plan.add_argument("--gpu", choices=GPUS, default="h100", help="kind (default: %(default)s)")
     plan.add_argument("--mfu", type=_share, default=0.4, help="share of the peak to reckon with (default: %(default)s)")
     plan.set_defaults(run=_plan)
@@ -58,9 +59,13 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(options: argparse.Namespace) -> None:
     from maws_composer.config.plugins import load_with_ours
     from maws_composer.planning.plan import describe
+    from maws_composer.planning.preflight import check_model
 
-    loaded = load_with_ours(options.config, options.overrides, world_size=options.gpus)
-    print(describe(loaded.run, options.gpus, options.gpu, options.mfu))
+    nodes = max(options.gpus // options.gpus_per_node, 1)
+    loaded = load_with_ours(options.config, options.overrides, options.gpus, nodes)
+    if problems := check_model(loaded.run, options.gpus):
+        raise ConfigError(loaded.locate(problems))
+    print(describe(loaded.run, options.gpus, options.gpu, options.mfu, options.gpus_per_node))
 
 
 def _registry(options: argparse.Namespace) -> None:

@@ -51,7 +51,8 @@ class S3Server:
         return folder
 
     def start(self) -> S3Server:
-        """Start, and return once it answers."""
+        """Start, or start anew, and return once it answers."""
+        self.stop()
         program = rclone()
         assert program, "rclone is not installed"
         self.root.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,17 @@ def same_curve(finished: Finished, whole: Finished) -> None:
     assert_allclose(finished.losses, whole.losses, rtol=1e-5)
 
 
-def test_two_processes_with_other_workers_and_microbatches_give_the_same_curve(whole: Finished, runs: Runs) -> None:
-    two = runs("two", "speed.workers=2", "speed.device_train_microbatch_size=3", processes=2)
+def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
+    whole: Finished, runs: Runs, images: Path
+) -> None:
+    evaluating = (f"data.eval.local={images}", "eval_interval=25ba", "callbacks.reconstructions.images=3")
+    two = runs("two", "speed.workers=2", "speed.device_train_microbatch_size=3", *evaluating, processes=2)
     assert "2 GPUs = 1 replicas x 2 shards" in two.output
     same_curve(two, whole)
+    evaluated = [step["metrics/eval/loss"] for step in two.steps if "metrics/eval/loss" in step]
+    assert len(evaluated) == 2 and evaluated[1] < evaluated[0]
+    assert (two.folder / "pictures" / "reconstructions-ba50.png").exists()
+    assert "data:image/png" in (two.folder / "report.html").read_text()
 
 
 def test_killed_and_started_again_gives_the_same_bits(whole: Finished, runs: Runs) -> None:
@@ -83,6 +90,14 @@ def test_four_processes_cut_to_two_and_to_one_give_the_same_curve(whole: Finishe
     same_curve(runs("shrinking", processes=1), whole)
 
 
+def test_killed_after_the_end_of_an_epoch_it_goes_on_with_the_next(whole: Finished, runs: Runs) -> None:
+    every_epoch = f"save_interval={STEPS_PER_EPOCH}ba"
+    runs("epochs", every_epoch, kill_after=40)
+    again = runs("epochs", every_epoch)
+    assert f"at batch {STEPS_PER_EPOCH}, sample {IMAGES}" in again.output
+    same_bits(again, whole)
+
+
 def test_a_cut_off_checkpoint_is_passed_over(whole: Finished, runs: Runs) -> None:
     shutil.copytree(whole.folder, runs.folder / "cut-off")
     newest = runs.folder / "cut-off" / "checkpoints" / "ep1-ba50"
@@ -91,6 +106,8 @@ def test_a_cut_off_checkpoint_is_passed_over(whole: Finished, runs: Runs) -> Non
     assert "ep1-ba50: it has no complete.json: saving or uploading it was cut off" in again.output
     assert "ep1-ba40 at batch 40, sample 640" in again.output
     same_bits(again, whole)
+    lines = (again.folder / "metrics.jsonl").read_text().splitlines()
+    assert sum('"batch": 45,' in line for line in lines) == 2  # it was trained on again
 
 
 def test_a_finished_run_is_not_run_again(whole: Finished, runs: Runs) -> None:
@@ -109,6 +126,7 @@ def test_a_changed_configuration_is_refused_by_name(whole: Finished, runs: Runs)
         refused.output.count("optimizer.weight_decay  was 0.05 when ep1-ba50 was saved, is now 0.1; set it back") == 1
     )
     assert "speed.workers" not in refused.output
+    assert (refused.folder / "config.yaml").read_text() == (whole.folder / "config.yaml").read_text()
 
 
 def test_a_run_goes_on_with_callbacks_that_its_checkpoint_has_not(whole: Finished, runs: Runs) -> None:

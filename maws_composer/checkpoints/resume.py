@@ -54,7 +54,7 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
         return None
     here = run_folder.checkpoints / checkpoint.name
     if "://" in checkpoint.folder:
-        once_per_node(lambda: _download(checkpoint, here))
+        once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here))
     return ResumePoint(here, checkpoint.samples)
 
 
@@ -76,6 +76,12 @@ def _find_newest(run_folder: RunFolder) -> Checkpoint | None:
     if best is None:
         log.info("%s has no complete checkpoint: starting at sample 0", run_folder.url)
     return best
+
+
+def _is_copy(here: Path, checkpoint: Checkpoint) -> bool:
+    """Whether this node still has the checkpoint from before."""
+    newest, _ = newest_complete(here.parent)
+    return newest is not None and newest.name == checkpoint.name and newest.files == checkpoint.files
 
 
 def _download(checkpoint: Checkpoint, target: Path) -> None:

@@ -75,7 +75,7 @@ class RunFolder:
 
 
 def start_run(loaded: LoadedRun) -> RunFolder:
-    """Make the run's folder, or find it, and write down what the run resolved to. A collective.
+    """Make the run's folder, or find it. A collective.
 
     Raises:
         ConfigError: where it is not readable and writable, or not the same on every node.
@@ -85,13 +85,14 @@ def start_run(loaded: LoadedRun) -> RunFolder:
     folder = _open(run.save_folder, run.speed.scratch_folder, run_id)
     once_per_node(lambda: _check_shared(folder, run_id))
 
-    def write() -> None:
-        (folder.local / "config.yaml").write_text(to_yaml(loaded))
-        fetch(folder, "metrics.jsonl")
-        send(folder, "config.yaml")
-
-    on_rank_zero(write)
+    on_rank_zero(lambda: fetch(folder, "metrics.jsonl"))
     return folder
+
+
+def keep_config(folder: RunFolder, loaded: LoadedRun) -> None:
+    """Write down what the run resolved to, without credentials."""
+    (folder.local / "config.yaml").write_text(to_yaml(loaded))
+    send(folder, "config.yaml")
 
 
 def _begin(save_folder: str) -> str:
@@ -127,14 +128,17 @@ def _check_shared(folder: RunFolder, run_id: str) -> None:
 
 
 def fetch(folder: RunFolder, name: str) -> None:
-    """Bring a small file of a remote run to this node, if the run has it and the node has not."""
-    remote = folder.home / name
-    if isinstance(remote, CloudPath) and not (folder.local / name).exists() and remote.exists():
-        remote.download_to(folder.local / name)
+    """Bring a file of a remote run that only grows to this node, unless this node's reaches further."""
+    remote, local = folder.home / name, folder.local / name
+    reached = local.stat().st_size if local.exists() else -1
+    if isinstance(remote, CloudPath) and remote.exists() and remote.stat().st_size > reached:
+        remote.download_to(local)
 
 
-def send(folder: RunFolder, name: str) -> None:
-    """Copy a small file of this node to where a remote run lives."""
-    remote = folder.home / name
-    if isinstance(remote, CloudPath):
-        remote.upload_from(folder.local / name, force_overwrite_to_cloud=True)
+def send(folder: RunFolder, *names: str) -> None:
+    """Copy files of this node to where a remote run lives."""
+    home = folder.home
+    for name in names:
+        remote = home / name
+        if isinstance(remote, CloudPath):
+            remote.upload_from(folder.local / name, force_overwrite_to_cloud=True)

@@ -87,13 +87,14 @@ class ShardedCheckpoints(CheckpointSaver):
 
     def _clear_leftovers(self, folder: Path) -> None:
         """Remove what a killed process left half-written under the same name."""
-        if dist.get_local_rank() == 0 and folder.exists():
+        cleans = dist.get_local_rank() if self._run.is_remote else dist.get_global_rank()
+        if cleans == 0 and folder.exists():
             log.warning("%s is there already, from before a restart; writing it again", folder)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         dist.barrier()
 
     def _declare_complete(self, folder: Path, samples: int) -> dict[str, int]:
-        """Write the marker, on every node; returns the names and sizes of all ranks' files."""
+        """Write the marker, on rank 0; returns the names and sizes of all ranks' files."""
         if dist.get_global_rank() == 0:
             shutil.copy(self._run.local / "config.yaml", folder)
         mine = {path.name: path.stat().st_size for path in self._own_files(folder)}
@@ -138,4 +139,4 @@ def retire(checkpoints: RunPath, keep: int, keep_every: int | None) -> None:
         if keep_every is None or old.batch % keep_every:
             folder = checkpoints / old.name
             (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
-            shutil.rmtree(folder) if isinstance(folder, Path) else folder.rmtree()
+            shutil.rmtree(folder, ignore_errors=True) if isinstance(folder, Path) else folder.rmtree()

@@ -75,31 +75,29 @@ class Uploader:
         self.insist(lambda: (home / relative).upload_from(source, force_overwrite_to_cloud=True), relative)
 
     def put_marker(self, home: CloudPath, folder: Path, relative: str, files: dict[str, int]) -> None:
-        """Upload a checkpoint's marker once every one of its files, whichever rank sends it, has arrived whole."""
-        remote = home / relative
+        """Upload a checkpoint's marker once every one of its files, whichever rank sends it, has arrived whole.
+
+        Raises:
+            UploadError: none arrived for `patience` seconds: another rank has failed.
+        """
+        remote, missing, since = home / relative, set(files), time.monotonic()
         while not self._stop.is_set():
             arrived = self.insist(lambda: {path.name: path.stat().st_size for path in remote.iterdir()}, relative)
-            if all(arrived.get(name) == size for name, size in files.items()):
+            still = {name for name, size in files.items() if arrived.get(name) != size}
+            if not still:
                 self.put(home, folder / MARKER, f"{relative}/{MARKER}")
                 return
+            if still != missing:
+                missing, since = still, time.monotonic()
+            if time.monotonic() - since > self._patience:
+                raise UploadError(
+                    f"{self._home}/{relative}: {', '.join(sorted(still))} did not arrive from other ranks"
+                )
             self._stop.wait(0.5)
 
     def insist(self, action: Callable[[], Result], what: str) -> Result:
-        """Do `action` until it succeeds, with growing pauses, for at most `patience` seconds of failure."""
-        began, pause = time.monotonic(), 1.0
-        while True:
-            try:
-                return action()
-            except Exception as error:  # each storage library has exceptions of its own
-                away = time.monotonic() - began
-                if self._stop.is_set() or away > self._patience:
-                    raise UploadError(
-                        f"{self._home}/{what}: object storage failed for {away:.0f} s, the limit is "
-                        f"storage_patience = {self._patience:.0f} s; the same command resumes the run. Last: {error}"
-                    ) from error
-                log.warning("%s/%s: %s; trying again in %.0f s", self._home, what, error, pause)
-                self._stop.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        """See `insist`; ends early when the uploads are given up."""
+        return insist(action, f"{self._home}/{what}", self._patience, self._stop)
 
     def _run(self, work: Callable[[CloudPath], None]) -> None:
         try:
@@ -108,3 +106,33 @@ class Uploader:
             work(home)
         except BaseException as error:
             self._error = error
+
+
+def insist(action: Callable[[], Result], what: str, patience: float, stop: threading.Event | None = None) -> Result:
+    """Do something with object storage until it succeeds, with growing pauses.
+
+    Args:
+        action: may be done twice.
+        what: for messages.
+        patience: seconds from the first failure on.
+        stop: gives up when it is set.
+
+    Raises:
+        UploadError: storage failed for longer than `patience`.
+    """
+    stop = stop or threading.Event()
+    failing_since, pause = None, 1.0
+    while True:
+        try:
+            return action()
+        except Exception as error:  # each storage library has exceptions of its own
+            failing_since = failing_since or time.monotonic()
+            away = time.monotonic() - failing_since
+            if stop.is_set() or away > patience:
+                raise UploadError(
+                    f"{what}: object storage failed for {away:.0f} s, the limit is "
+                    f"storage_patience = {patience:.0f} s; the same command resumes the run. Last: {error}"
+                ) from error
+            log.warning("%s: %s; trying again in %.0f s", what, error, pause)
+            stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)

@@ -12,7 +12,8 @@ from maws_composer.config.secrecy import MASK, mask
 _WITHOUT_EFFECT = re.compile(
     r"(speed|loggers|callbacks)(\.|$)"
     r"|(code_paths|run_name|save_\w+|storage_patience|eval_interval|allow_changed_config)$"
-    r"|data\.(train|eval)\.(streams\.[^.]+\.)?(remote|local|download_\w+|cache_limit|validate_hash)$"
+    r"|data\.eval(\.|$)|data\.train\.(max_bad_share|max_left_out_share)$"
+    r"|data\.train\.(streams\.[^.]+\.)?(remote|local|download_\w+|cache_limit|validate_hash)$"
 )
 
 

@@ -31,6 +31,10 @@ class ConfigError(Exception):
         self.problems = list(problems)
         super().__init__("\n".join(f"{problem.path}: {problem.message}" for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
+        """It travels between ranks, and its arguments are not its message."""
+        return ConfigError, (self.problems,)
+
 
 def format_problems(path: str, problems: Sequence[Problem]) -> str:
     """The problems of the configuration at `path`, one line each, in aligned columns."""

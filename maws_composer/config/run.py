@@ -136,12 +136,15 @@ def _data_problems(data: Data) -> Iterator[Problem]:
 def _duration_problems(run: Run) -> Iterator[Problem]:
     if samples(run.max_duration) < run.global_train_batch_size:
         yield Problem("max_duration", f"{run.max_duration} is less than one batch of {run.global_train_batch_size}")
+    if parse_duration(run.save_interval).unit == "ep":
+        # Composer saves at the end of an epoch what streaming takes for its beginning.
+        yield Problem("save_interval", f"expected batches or samples such as 1000ba, got {run.save_interval!r}")
     if run.save_keep_every is None:
         return
     keep, save = parse_duration(run.save_keep_every), parse_duration(run.save_interval)
-    if keep.unit != "ba":
-        yield Problem("save_keep_every", f"expected a number of batches such as 50000ba, got {run.save_keep_every!r}")
-    elif save.unit == "ba" and keep.amount % save.amount:
+    if keep.unit != "ba" or save.unit != "ba":
+        yield Problem("save_keep_every", "expected batches such as 50000ba, with a save_interval in batches")
+    elif keep.amount % save.amount:
         yield Problem(
             "save_keep_every", f"{run.save_keep_every} is not a multiple of save_interval, {run.save_interval}"
         )

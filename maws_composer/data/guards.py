@@ -193,6 +193,8 @@ class DataStream(Stream):
             self._download_file(INDEX, new.name)
         except ShardError as error:
             raise ConfigError([Problem(self.source.where, str(error))]) from error
+        finally:
+            self._downloader.clean_up()  # else all workers, forked from here, would talk over its one open connection
         parse_index(new.read_bytes(), self.source)
         if path.exists() and path.read_bytes() != new.read_bytes():
             message = f"{self.source.address} has changed since {path.parent} was filled from it; delete that folder"

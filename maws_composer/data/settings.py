@@ -47,7 +47,6 @@ class Source:
         remote: folder of the shards: s3://, gs://, oci://, hf:// or another that streaming reads.
         local: folder of the shards on this machine; with `remote`, the cache of the shards.
         columns: our name of a column -> its name in the shards, where that differs.
-        max_bad_share: share of undecodable images above which the run stops.
         max_pixels: larger images are refused; the default is Pillow's limit for decompression bombs.
         download_retry: attempts to download a shard.
         download_timeout: seconds that one attempt may take.
@@ -58,7 +57,6 @@ class Source:
     remote: str | None = None
     local: str | None = None
     columns: dict[Column, str] = field(default_factory=dict)
-    max_bad_share: Share = 0.01
     max_pixels: Positive = 178_956_970
     download_retry: Positive = 6
     download_timeout: PositiveFloat = 60
@@ -79,6 +77,7 @@ class TrainData(Source):
         crop_scale: smallest and largest share of the picture's area in a crop.
         crop_ratio: smallest and largest width / height of a crop.
         flip: mirror every second crop.
+        max_bad_share: share of undecodable images above which the run stops.
         max_left_out_share: share of an epoch that may be left out to make whole batches.
     """
 
@@ -90,6 +89,7 @@ class TrainData(Source):
     crop_scale: Areas = (0.2, 1.0)
     crop_ratio: Ratios = (0.75, 1.3333333)
     flip: bool = True
+    max_bad_share: Share = 0.01
     max_left_out_share: Share = 0.1
 
 

@@ -1,6 +1,6 @@
 """Sharding a stage over the GPUs, in one place and one order.
 
-Activation checkpointing, then compilation block by block, then FSDP2, then real parameters. Composer is handed the
+Compilation of the blocks, activation checkpointing around it, then FSDP2, then real parameters. Composer is handed the
 result and wraps nothing: left to itself it would overwrite a two-dimensional mesh, and it ignores
 `parallelism_config={"fsdp2": ...}` without a word.
 """
@@ -47,10 +47,9 @@ def shard(stage: nn.Module, speed: Speed, precision: str, seed: int, device: tor
         The mesh: one dimension, or ("replicate", "shard") where the world is larger than the sharding degree.
     """
     blocks: list[nn.Module] = stage.blocks()  # type: ignore[operator]
-    _checkpoint_activations(blocks, speed.activation_checkpointing)
     if speed.compile:
-        for block in blocks:
-            block.forward = torch.compile(block.forward)
+        _compile(blocks)
+    _checkpoint_activations(blocks, speed.activation_checkpointing)
     mesh = _build_mesh(device, speed.sharding.shard)
     _fully_shard(stage, blocks, mesh, precision)
     materialize(stage, device, seed)
@@ -97,6 +96,14 @@ def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, pr
             # Outside the blocks little is gathered, and positions and norms lose digits in bf16.
             fully_shard(child, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
         child._fsdp_wrap = False  # type: ignore[assignment]
+
+
+def _compile(blocks: list[nn.Module]) -> None:
+    """Compile blocks of one class as one function: a graph per shape, where compiling each for itself gives a graph per
+    block, and after eight of them none any more."""
+    compiled = {kind: torch.compile(kind.forward) for kind in {type(block) for block in blocks}}
+    for block in blocks:
+        block.forward = partial(compiled[type(block)], block)
 
 
 def _checkpoint_activations(blocks: list[nn.Module], which: str | int) -> None:

@@ -24,7 +24,7 @@ def memory_of(run: Run, workload: Workload, world_size: int) -> MemoryEstimate:
     return estimate_memory(workload, run.precision, microbatch, shard, run.speed.activation_checkpointing)
 
 
-def describe(run: Run, gpus: int, gpu: str, mfu: float) -> str:
+def describe(run: Run, gpus: int, gpu: str, mfu: float, gpus_per_node: int = 8) -> str:
     """The plan as text.
 
     Args:
@@ -32,6 +32,7 @@ def describe(run: Run, gpus: int, gpu: str, mfu: float) -> str:
         gpus: how many.
         gpu: a key of GPUS.
         mfu: share of the peak to reckon with.
+        gpus_per_node: for the numbers of GPUs on which the run may go on.
     """
     workload = workload_of(run)
     total = samples(run.max_duration)
@@ -40,7 +41,9 @@ def describe(run: Run, gpus: int, gpu: str, mfu: float) -> str:
     fits = "fits" if memory.total < GPUS[gpu].memory else "DOES NOT FIT"
     replicate, shard = sharding_degrees(gpus, run.speed.sharding.shard)
     recomputed = workload.recomputed_flops(run.speed.activation_checkpointing)
-    legal = legal_world_sizes(run.global_train_batch_size, run.data.train.num_canonical_nodes, None, up_to=4 * gpus)
+    legal = legal_world_sizes(
+        run.global_train_batch_size, run.data.train.num_canonical_nodes, gpus_per_node, up_to=4 * gpus
+    )
     rows = [
         ("parameters", f"{workload.parameters.total:,} ({workload.parameters.trainable:,} trained)"),
         (

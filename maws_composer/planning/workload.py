@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maws_composer.models.sizes import DecoderSize, ViTSize, visible_patches
-from maws_composer.planning.flops import block_macs, mae_macs
+from maws_composer.planning.flops import block_macs, mae_macs, training_flops
 from maws_composer.planning.parameters import Parameters, block_parameters, mae_parameters
 
 
@@ -45,7 +45,7 @@ class Workload:
     @property
     def training_flops(self) -> int:
         """FLOPs of training on one image, without recomputation: three forward passes."""
-        return 6 * self.forward_macs
+        return training_flops(self.forward_macs)
 
     @property
     def parameters_outside_blocks(self) -> int:

@@ -1,0 +1,6 @@
+"""`python -m benchmarks`: every measurement, one after the other."""
+
+from benchmarks import epoch_order
+
+if __name__ == "__main__":
+    epoch_order.main()

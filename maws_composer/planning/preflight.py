@@ -1,0 +1,46 @@
+"""Every foreseeable failure, before GPU time is spent."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from maws_composer.config.load import LoadedRun
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
+from maws_composer.data.preflight import check_data
+from maws_composer.planning.plan import memory_of, workload_of
+
+log = logging.getLogger(__name__)
+
+
+def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
+    """Look at model, memory and data, in one process of a node, before processes are joined.
+
+    Raises:
+        ConfigError: with all problems at once.
+    """
+    data = check_data(loaded.run, world_size, nodes)
+    problems = [*check_model(loaded.run, world_size), *data.problems]
+    if problems:
+        raise ConfigError(loaded.locate(problems))
+    log.info("%s", data.epoch)
+
+
+def check_model(run: Run, world_size: int) -> list[Problem]:
+    """Whether the model can be built, and a step fits into this machine's GPUs, if it has any."""
+    try:
+        memory = memory_of(run, workload_of(run), world_size).total
+    except ValueError as error:
+        return [Problem("model", str(error))]
+    if not torch.cuda.is_available():
+        return []
+    available = torch.cuda.get_device_properties(0).total_memory
+    if memory <= available:
+        return []
+    message = (
+        f"a step needs about {memory / 1e9:.0f} GB per GPU on {world_size} GPUs, this one has {available / 1e9:.0f}; "
+        "lower device_train_microbatch_size, raise sharding.shard, or set activation_checkpointing=all"
+    )
+    return [Problem("speed", message)]
