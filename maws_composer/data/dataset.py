@@ -95,7 +95,7 @@ class ImageDataset(StreamingDataset):
                 batch_size=batch_size,
                 num_canonical_nodes=canonical_nodes,
                 shuffle_block_size=1,  # the order is ours
-                predownload=predownload or 8 * batch_size,
+                predownload=8 * batch_size if predownload is None else predownload,
                 cache_limit=settings.cache_limit,
             )
         self._require_cache(settings, canonical_nodes // world.num_nodes, max(workers, 1) * world.ranks_per_node)
@@ -104,10 +104,6 @@ class ImageDataset(StreamingDataset):
         self.order = make_order(self.samples_per_shard, tuple(int(count) for count in self.shards_per_stream))
         self.epoch_size = self.order.size
         self.length = self.order.size // world.num_ranks
-        self._addresses: list[str] = [
-            self.streams[stream].source.path(shard.raw_data.basename)
-            for stream, shard in zip(self.stream_per_shard, self.shards, strict=True)
-        ]
         reasons = str(folder / _get_path(self._shm_prefix_int, "failed_shard"))
         self._shard_states: ShardStates = ShardStates(self._shard_states, reasons)
         self._failure: BaseException | None = None
@@ -117,17 +113,16 @@ class ImageDataset(StreamingDataset):
             self._event = Event()
         for stream in self.streams:
             stream.stop = self._event
-        count, expected = 0, 0
+        count = 0
         try:
             for count, raw in enumerate(super().__iter__(), 1):
-                expected = len(self._positions)
                 yield self._sample(count - 1, raw)
         except RuntimeError as error:
             raise self._failure or error from None
         if self._failure is not None:
             raise self._failure
-        if count != expected:
-            raise ShardError(f"the epoch ended after {count} of {expected} samples of this worker, without a reason")
+        if count != len(self._positions):
+            raise ShardError(f"the epoch ended after {count} of {len(self._positions)} samples of this worker")
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Have a shard here. For one that is here already, without streaming's lock, which the whole node shares.
@@ -258,11 +253,14 @@ class ImageDataset(StreamingDataset):
                 raw[ID], first_reason, self._place(sample_id), sample[ID],
             )  # fmt: skip
             return sample, image, other
-        raise ShardError(f"no image of {self._addresses[shard]} can be decoded; {raw[ID]}: {first_reason}")
+        raise ShardError(f"no image of {self._address(shard)} can be decoded; {raw[ID]}: {first_reason}")
 
     def _place(self, sample_id: int) -> str:
         shard, index = self.spanner[sample_id]
-        return f"sample {index} of {self._addresses[shard]}"
+        return f"sample {index} of {self._address(shard)}"
+
+    def _address(self, shard: int) -> str:
+        return self.streams[self.stream_per_shard[shard]].source.path(self.shards[shard].raw_data.basename)
 
     def _require_cache(self, settings: Source, canonical_nodes: int, processes: int) -> None:
         block = settings.shuffle_block_size if isinstance(settings, TrainData) and settings.shuffle else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def test_plain_streaming_reads_files_outside_of_the_dataset(folder, tmp_path):
     index["shards"][0]["raw_data"]["basename"] = "../secret"
     write_index(folder, index)
     assert StreamingDataset(local=str(folder), batch_size=8)[0]["id"] == "0"
+
+
+def test_workers_of_plain_streaming_share_one_connection_to_the_store(folder, tmp_path, s3, monkeypatch):
+    """Forked with the client that fetched the index, they read each other's answers, wrong bytes, or wait for ever."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    shutil.copytree(folder, s3.bucket("cures") / "data")
+    dataset = StreamingDataset(remote="s3://cures/data", local=str(tmp_path / "cache"), batch_size=8)
+    assert dataset.streams[0]._downloader._s3_client is not None
+    dataset = ours(folder, tmp_path, local=None, remote="s3://cures/data")
+    assert dataset.streams[0]._downloader._s3_client is None
 
 
 def test_plain_streaming_goes_on_in_another_order_without_a_word(folder, tmp_path):
