@@ -10,7 +10,9 @@ from maws_composer.resilience.orphans import end_with_launcher
 
 end_with_launcher()  # before the slow imports: a launcher may be killed during them
 
+import atexit
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -141,4 +143,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":  # loader workers may import this file again
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(exit_code)  # a thread of streaming may wait for a shard of the unfinished epoch, and Python for the thread
