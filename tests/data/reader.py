@@ -170,3 +170,4 @@ def _rank(scenarios: list[dict[str, Any]], variables: dict[str, str], output: Pa
         dist.barrier()
         dist.destroy_process_group()
     atexit._run_exitfuncs()  # multiprocessing leaves it out; streaming's shared memory is removed there
+    os._exit(0)  # as train.py ends: a thread of streaming may wait for a shard of an unfinished epoch
