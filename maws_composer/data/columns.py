@@ -32,7 +32,6 @@ ENCODINGS: Mapping[str, tuple[str, ...]] = {
 }
 
 DATASET_FILE = "dataset.json"
-CLASSES_FILE = "classes.json"
 FORMAT_VERSION = 1
 
 
@@ -58,6 +57,27 @@ def read_hashtags(value: object) -> list[str]:
     return tags
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Shards that follow one another in `index.json`, of images that an epoch repeats alike.
+
+    How often an image is repeated depends on its rarest class (FACTS 3: resampling), so a group holds the images whose
+    rarest classes are about equally frequent. A frequency is the share of images that have a class.
+
+    Args:
+        shards: how many.
+        images: how many.
+        lowest, highest: frequencies of the rarest classes of its images.
+        mean_inverse_root: mean over its images of 1 / sqrt(frequency of the rarest class).
+    """
+
+    shards: int
+    images: int
+    lowest: float
+    highest: float
+    mean_inverse_root: float
+
+
 @dataclass(frozen=True)
 class DatasetFile:
     """`dataset.json`: where a dataset came from and how it was made. Equal inputs and settings give equal bytes.
@@ -70,6 +90,8 @@ class DatasetFile:
         source_digest: changes when any sample of the source changes.
         settings: everything else that decides which bytes are written.
         counts: images, shards, bytes, skipped, and images without a hashtag or caption.
+        classes: `Classes.digest()` of the `classes.json` that the labels are numbered by; None without labels.
+        groups: for resampling, all shards in the order of `index.json`; [] without.
     """
 
     reader: str
@@ -79,6 +101,8 @@ class DatasetFile:
     source_digest: str
     settings: dict[str, Any]
     counts: dict[str, int] = field(default_factory=dict)
+    classes: str | None = None
+    groups: list[Group] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -102,6 +126,7 @@ class DatasetFile:
             )
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         try:
+            known["groups"] = [Group(**group) for group in known.get("groups", [])]
             return cls(**known)
         except TypeError as error:
             raise DatasetFileError(f"{DATASET_FILE} is incomplete: {error}") from error
