@@ -10,14 +10,11 @@ from maws_composer.resilience.orphans import end_with_launcher
 
 end_with_launcher()  # before the slow imports: a launcher may be killed during them
 
-import atexit
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 
-import torch
 from composer import Trainer
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor
@@ -39,6 +36,7 @@ from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
+from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.preflight import preflight
@@ -137,13 +135,9 @@ def main(arguments: Sequence[str]) -> int:
         code = 2
         if dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
-    dist.barrier()  # the launcher ends everything at the first exit: not before the message is out
-    torch.distributed.destroy_process_group()  # without it, one run in twelve aborts after it has finished
+    leave_process_group()  # the launcher ends everything at the first exit: not before the message is out
     return code
 
 
 if __name__ == "__main__":  # loader workers may import this file again
-    exit_code = main(sys.argv[1:])
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(exit_code)  # a thread of streaming may wait for a shard of the unfinished epoch, and Python for the thread
+    sys.exit(main(sys.argv[1:]))

@@ -17,6 +17,7 @@ from maws_composer.models.sizes import DecoderSize
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.optim.settings import AdamW
+from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.settings import Speed
 from maws_composer.parallel.shard import already_sharded, shard
 from maws_composer.stages.mae import MaeStage
@@ -77,7 +78,7 @@ def main() -> None:
     trainer.fit()
     print(json.dumps({"losses": losses.values}), flush=True)
     trainer.close()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

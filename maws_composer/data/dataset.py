@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,9 @@ class ImageDataset(StreamingDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         if not hasattr(self, "_event"):
-            self._event = Event()
+            self._event = threading.Event()
+            # A thread may wait for a shard of an unfinished epoch that nobody fetches any more, and Python for it.
+            threading._register_atexit(self._event.set)  # type: ignore[attr-defined]
         for stream in self.streams:
             stream.stop = self._event
         count = 0

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from maws_composer.parallel.leave import leave_process_group
 from tests.processes import free_port, rank_environment
 
 SIZE = 8
@@ -167,7 +169,6 @@ def _rank(scenarios: list[dict[str, Any]], variables: dict[str, str], output: Pa
     sys.stderr.flush()
     print("\n" + json.dumps(results), flush=True)
     if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+        leave_process_group()
+    threading._shutdown()  # as a Python of its own ends
     atexit._run_exitfuncs()  # multiprocessing leaves it out; streaming's shared memory is removed there
-    os._exit(0)  # as train.py ends: a thread of streaming may wait for a shard of an unfinished epoch

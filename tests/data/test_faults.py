@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tests.data import reader
 from tests.data.shards import index_of, shard_files, write_shards
+from tests.processes import ROOT
 from tests.s3_server import S3Server
 
 SOON = 60  # seconds
@@ -190,3 +193,30 @@ def test_pictures_above_the_pixel_limit_are_replaced(tmp_path):
     folder = write_shards(tmp_path / "data", 26)
     ((result,),) = reader.run([scenario({"local": str(folder), "max_pixels": 100}, tmp_path / "s")])
     assert "16 x 12 pixels, the limit is 100" in result["error"]
+
+
+ENDS_EARLY = """
+import sys, threading, time
+from streaming.base.dataset import _ShardState
+from maws_composer.data.loader import build_train_loader
+from tests.data.reader import settings
+from tests.data.test_faults import scenario
+
+loader = build_train_loader(settings(scenario({"local": sys.argv[1]}, sys.argv[2]))).dataloader
+states = loader.dataset._shard_states
+for shard in range(len(loader.dataset.shards)):
+    states[shard] = _ShardState.PREPARING  # by a process that is no more
+batches = iter(loader)
+threading.Thread(target=lambda: next(batches), daemon=True).start()
+while not hasattr(loader.dataset, "_iterator"):
+    time.sleep(0.01)
+time.sleep(0.5)  # until a thread waits
+print("over")
+"""
+
+
+def test_a_process_ends_although_a_thread_waits_for_a_shard_that_nobody_fetches(tmp_path):
+    write_shards(tmp_path / "data")
+    command = [sys.executable, "-c", ENDS_EARLY, str(tmp_path / "data"), str(tmp_path / "scratch")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("over\n"), done.stderr

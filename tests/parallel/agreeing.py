@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
+from maws_composer.parallel.leave import leave_process_group
 
 
 def refuse() -> None:
@@ -27,4 +28,4 @@ answers = [
     on_rank_zero(lambda: dist.get_rank()),
 ]
 print(json.dumps({"answers": answers}))
-dist.destroy_process_group()
+leave_process_group()

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from maws_composer.parallel.gloo import average_correctly, averages_are_sums
+from maws_composer.parallel.leave import leave_process_group
 
 dist.init_process_group("gloo")
 before = averages_are_sums()
@@ -17,4 +18,4 @@ dist.all_reduce(reduced, op=dist.ReduceOp.AVG)
 summed = torch.tensor([1.0 + dist.get_rank()])
 dist.all_reduce(summed)
 print(json.dumps({"before": before, "after": [averaged.item(), reduced.item(), summed.item()]}))
-dist.destroy_process_group()
+leave_process_group()

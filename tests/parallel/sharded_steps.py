@@ -14,6 +14,7 @@ from maws_composer.models.sizes import DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.settings import AdamW
+from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.settings import Sharding, Speed
 from maws_composer.parallel.shard import require_sharded, shard
 
@@ -71,8 +72,7 @@ def main(options: dict) -> None:
         dist.all_reduce(total)
         losses.append(total.item() / world_size)
     print(json.dumps({"losses": losses, "initial": digest.hexdigest(), "mesh": list(mesh.shape)}))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":
