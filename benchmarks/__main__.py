@@ -1,6 +1,12 @@
-"""`python -m benchmarks`: every measurement, one after the other."""
+"""`python -m benchmarks`: every measurement with its defaults, one after the other."""
 
-from benchmarks import epoch_order
+import torch
+
+from benchmarks import epoch_order, training_step
 
 if __name__ == "__main__":
-    epoch_order.main()
+    epoch_order.main([])
+    if torch.cuda.is_available():
+        training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
+    else:
+        print("benchmarks.training_step: no GPU, and its default is a recipe for one; name a smaller recipe")

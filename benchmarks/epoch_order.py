@@ -63,12 +63,12 @@ def run_once(name: str, samples: int, nodes: int) -> None:
     print(json.dumps([seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6]))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=10_000_000)
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--only", choices=PLANS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.only:
         run_once(options.only, options.samples, options.nodes)
         return

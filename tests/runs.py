@@ -82,6 +82,7 @@ class Runs:
         name: str,
         *overrides: str,
         processes: int = 1,
+        nodes: int = 1,
         kill_after: int | None = None,
         kill_after_saving: int | None = None,
         config: Path | None = None,
@@ -90,11 +91,15 @@ class Runs:
         """Run `composer -n processes train.py` to its end, or SIGKILL all of it.
 
         Args:
+            nodes: launchers that share the processes, as if each were on a machine of its own.
             kill_after: once so many steps are in metrics.jsonl.
             kill_after_saving: once the checkpoint of this batch is announced.
         """
         run_folder = self.folder / name
-        log, process = self._start(name, config or self.recipe, overrides, processes)
+        port = free_port()
+        (log, process), *others = [
+            self._start(name, config or self.recipe, overrides, processes, node, nodes, port) for node in range(nodes)
+        ]
         try:
             if kill_after is not None:
                 wait_until(lambda: _steps(run_folder) >= kill_after, process, timeout)
@@ -103,7 +108,8 @@ class Runs:
             else:
                 process.wait(timeout)
         finally:
-            _kill_session(process.pid)
+            for _, launcher in [*others, (log, process)]:
+                _kill_session(launcher.pid)
         return Finished(process.wait(), log.read_text(), run_folder)
 
     def kill_launcher(self, name: str, after_steps: int, processes: int, wait: float) -> list[str]:
@@ -121,13 +127,23 @@ class Runs:
             _kill_session(process.pid)
 
     def _start(
-        self, name: str, config: Path, overrides: tuple[str, ...], processes: int
+        self,
+        name: str,
+        config: Path,
+        overrides: tuple[str, ...],
+        processes: int,
+        node: int = 0,
+        nodes: int = 1,
+        port: int | None = None,
     ) -> tuple[Path, subprocess.Popen[bytes]]:
+        here = processes // nodes
         command = [
-            str(Path(sys.executable).parent / "composer"), "-n", str(processes), "--master_port", str(free_port()),
+            str(Path(sys.executable).parent / "composer"), "-n", str(here), "--world_size", str(processes),
+            "--node_rank", str(node), "--base_rank", str(node * here),
+            "--master_addr", "127.0.0.1", "--master_port", str(port or free_port()),
             str(ROOT / "train.py"), str(config), f"save_folder={self.folder / name}", f"run_name={name}", *overrides,
         ]  # fmt: skip
-        log = self.folder / f"{name}-{time.monotonic_ns()}.log"
+        log = self.folder / f"{name}-{node}-{time.monotonic_ns()}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from numpy.testing import assert_allclose
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs, write_images
 from tests.s3_server import S3Server, rclone
@@ -44,12 +45,14 @@ def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
     whole: Finished, runs: Runs, images: Path
 ) -> None:
     evaluating = (f"data.eval.local={images}", "eval_interval=25ba", "callbacks.reconstructions.images=3")
+    evaluating = (*evaluating, "loggers.tensorboard={}")
     two = runs("two", "speed.workers=2", "speed.device_train_microbatch_size=3", *evaluating, processes=2)
     assert "2 GPUs = 1 replicas x 2 shards" in two.output
     same_curve(two, whole)
     evaluated = [step["metrics/eval/loss"] for step in two.steps if "metrics/eval/loss" in step]
     assert len(evaluated) == 2 and evaluated[1] < evaluated[0]
     assert (two.folder / "pictures" / "reconstructions-ba50.png").exists()
+    assert tensorboard_steps(two.folder, "loss/train/total") == list(range(50))
     assert "data:image/png" in (two.folder / "report.html").read_text()
 
 
@@ -74,6 +77,11 @@ def test_losing_half_of_the_processes_changes_neither_curve_nor_samples(whole: F
 def test_gaining_processes_does_not_change_the_curve(whole: Finished, runs: Runs) -> None:
     runs("grown", processes=1, kill_after=24)
     same_curve(runs("grown", "speed.workers=1", processes=2), whole)
+
+
+def test_two_nodes_of_one_process_give_the_curve_of_one_node_of_two(whole: Finished, runs: Runs) -> None:
+    runs("nodes", processes=2, nodes=2, kill_after=22)
+    same_curve(runs("nodes", processes=2), whole)
 
 
 @pytest.mark.slow
@@ -156,6 +164,12 @@ def test_data_and_run_in_object_storage(whole: Finished, images: Path, tmp_path:
         assert (stored / "report.html").exists()
         kept = sorted(folder.name for folder in (stored / "checkpoints").iterdir() if any(folder.iterdir()))
         assert kept == ["ep0-ba30", "ep1-ba40", "ep1-ba50"]  # save_num_checkpoints_to_keep
+
+
+def tensorboard_steps(folder: Path, tag: str) -> list[int]:
+    events = EventAccumulator(str(folder / "tensorboard" / folder.name))
+    events.Reload()
+    return sorted(event.step for event in events.Scalars(tag))
 
 
 def ids_per_batch(folder: Path) -> dict[int, list[str]]:
