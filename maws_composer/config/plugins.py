@@ -51,5 +51,15 @@ def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Run) -> Any:
 
 
 def build_all(kind: str, named: Mapping[str, Mapping[str, Any] | None], run: Run) -> list[Any]:
-    """The objects of a section such as `run.callbacks`, in its order."""
-    return [build(lookup(kind, name), arguments, run) for name, arguments in named.items()]
+    """The objects of a section such as `run.callbacks`, in its order.
+
+    Raises:
+        ConfigError: naming the first that needs a package which is not installed.
+    """
+    built = []
+    for name, arguments in named.items():
+        try:
+            built.append(build(lookup(kind, name), arguments, run))
+        except ImportError as error:
+            raise ConfigError([Problem(f"{kind}s.{name}", str(error))]) from error
+    return built

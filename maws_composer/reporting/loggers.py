@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from composer.loggers import LoggerDestination, MLFlowLogger, ProgressBarLogger, TensorboardLogger, WandBLogger
@@ -30,6 +31,7 @@ def tensorboard(log_dir: str | None = None, flush_interval: int = 100, *, run: R
         log_dir: default: <save_folder>/tensorboard, or runs/<run_name>/tensorboard where that is remote.
         flush_interval: batches between writes.
     """
+    _require("tensorboard")
     home = f"runs/{run.run_name}" if "://" in run.save_folder else run.save_folder
     return TensorboardLogger(log_dir=log_dir or f"{home}/tensorboard", flush_interval=flush_interval)
 
@@ -45,6 +47,7 @@ def wandb(
         entity: user or team.
         tags: of the run.
     """
+    _require("wandb")
     resuming = {"id": run.run_name, "resume": "allow"}
     return WandBLogger(project=project, entity=entity, name=run.run_name, tags=tags, init_kwargs=resuming)
 
@@ -57,6 +60,7 @@ def mlflow(experiment_name: str | None = None, tracking_uri: str | None = None, 
         experiment_name: default: MLflow's own.
         tracking_uri: server or folder.
     """
+    _require("mlflow")
     return MLFlowLogger(
         experiment_name=experiment_name,
         run_name=run.run_name,
@@ -64,3 +68,9 @@ def mlflow(experiment_name: str | None = None, tracking_uri: str | None = None, 
         resume=True,
         log_system_metrics=False,
     )
+
+
+def _require(extra: str) -> None:
+    """Extras are named like the package that they bring."""
+    if find_spec(extra) is None:
+        raise ImportError(f"needs the extra {extra}: pip install -e '.[{extra}]'")

@@ -41,6 +41,25 @@ def test_callbacks_are_built_in_their_order(load, write):
     assert isinstance(wait, InputWait)
 
 
+NEEDY = """\
+from maws_composer.registry import register_callback
+
+@register_callback("needy")
+def needy() -> object:
+    import a_package_that_nobody_has
+"""
+
+
+def test_a_package_that_is_missing_is_one_sentence(load, write):
+    write("mine/needy.py", NEEDY)
+    run = load("code_paths: [mine]\ncallbacks: {needy: null}\n").run
+    with pytest.raises(ConfigError) as caught:
+        build_all("callback", run.callbacks, run)
+    assert [(one.path, one.message) for one in caught.value.problems] == [
+        ("callbacks.needy", "No module named 'a_package_that_nobody_has'")
+    ]
+
+
 def test_arguments_that_were_never_checked_are_checked_when_something_is_built(load):
     with pytest.raises(ConfigError) as caught:
         build(registry.lookup("callback", "input_wait"), {"evry": 3}, load().run)
