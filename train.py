@@ -44,6 +44,7 @@ from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import write_report
 from maws_composer.resilience.bad_samples import BadSamples
+from maws_composer.resilience.finite_loss import FiniteLoss
 from maws_composer.stages.build import build_stage
 
 log = logging.getLogger("maws_composer")
@@ -78,6 +79,7 @@ def train(loaded: LoadedRun) -> None:
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),
             BadSamples(run.data.train.max_bad_share),
+            FiniteLoss(),
             LRMonitor(),
             *build_all("callback", run.callbacks, run),
             ShardedCheckpoints(folder, run),
@@ -111,6 +113,9 @@ def report(folder: RunFolder, patience: float) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__)
+        return 0
     printing = "--print" in arguments
     config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
     for message in ("FSDP2 Config/APIs are experimental", "TypedStorage is deprecated"):
@@ -135,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         code = 2
         if dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
-    leave_process_group()  # the launcher ends everything at the first exit: not before the message is out
+    leave_process_group(code)
     return code
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from maws_composer.config.problems import ConfigError, Problem, format_problems
 from maws_composer.planning.gpus import GPUS
+from maws_composer.registry import KINDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     registry = commands.add_parser("registry", help="what can be named in a YAML, where it is from, its arguments")
-    registry.add_argument("kind", nargs="?", help="stage, callback, logger or size")
-    registry.add_argument("name", nargs="?")
+    registry.add_argument("kind", nargs="?", choices=KINDS, help="one of %(choices)s", metavar="KIND")
+    registry.add_argument("name", nargs="?", metavar="NAME")
     registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
     registry.set_defaults(run=_registry)
 
@@ -70,7 +71,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _registry(options: argparse.Namespace) -> None:
     from maws_composer.config.plugins import our_code_paths
-    from maws_composer.registry import KINDS, describe, load_plugins, names
+    from maws_composer.registry import describe, load_plugins, names
 
     problems = load_plugins([*our_code_paths(), *options.code_path])
     if problems:
@@ -110,9 +111,13 @@ def _positive(text: str) -> int:
 
 
 def _share(text: str) -> float:
-    if not 0 < float(text) <= 1:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
-    return float(text)
+    return share
 
 
 if __name__ == "__main__":

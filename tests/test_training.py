@@ -57,8 +57,8 @@ def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
 
 
 def test_killed_and_started_again_gives_the_same_bits(whole: Finished, runs: Runs) -> None:
-    runs("killed", kill_after=17)
-    again = runs("killed")
+    runs("killed", "loggers.progress_bar={}", kill_after=17)
+    again = runs("killed", "loggers.progress_bar={}")
     assert "ep0-ba10 at batch 10, sample 160" in again.output
     same_bits(again, whole)
 
@@ -199,6 +199,13 @@ def test_unreadable_data_is_told_before_anything_starts(runs: Runs) -> None:
     assert refused.code == 2
     assert "data.train.local" in refused.output and "/nowhere" in refused.output
     assert not refused.folder.exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(runs: Runs) -> None:
+    diverged = runs("diverged", "optimizer.base_lr=1e30", "gradient_clip=null", "save_interval=20ba")
+    assert diverged.code != 0
+    assert "the loss is nan at batch" in diverged.output
+    assert not list((diverged.folder / "checkpoints").iterdir())
 
 
 def test_ranks_end_with_their_launcher(runs: Runs) -> None:

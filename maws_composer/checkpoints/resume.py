@@ -15,6 +15,7 @@ from cloudpathlib import CloudPath
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from tqdm import tqdm
 
 from maws_composer.checkpoints.completeness import MARKER, Checkpoint, newest_complete
@@ -131,17 +132,20 @@ class Resume(Callback):
     def before_load(self, state: State, logger: Logger) -> None:
         reader = SafeReader(self._folder)
         wanted = {"state": {key: value for key, value in state.state_dict().items() if key not in _NOT_RESTORED}}
-        _forget_new_callbacks(wanted["state"], saved=set(reader.read_metadata().state_dict_metadata))
+        _forget_other_callbacks(wanted["state"], saved=set(reader.read_metadata().state_dict_metadata))
         with torch.no_grad():
             dcp.load(wanted, storage_reader=reader, planner=SafePlanner())
         state.load_state_dict({**wanted["state"], "algorithms": {}}, logger, strict=True)
         log.info("resumed %s at batch %d, sample %d", self._folder, state.timestamp.batch, state.timestamp.sample)
 
 
-def _forget_new_callbacks(state: dict[str, Any], saved: set[str]) -> None:
-    """Callbacks may come and go between starts: only those that the checkpoint knows are asked for."""
+def _forget_other_callbacks(state: dict[str, Any], saved: set[str]) -> None:
+    """Callbacks may come and go between starts: only those that the checkpoint knows are asked for.
+
+    Nor those of which it knows something else: a progress bar keeps nothing before its first batch, and much after it.
+    """
     state["callbacks"] = {
         name: value
         for name, value in state.get("callbacks", {}).items()
-        if any(f"{key}.".startswith(f"state.callbacks.{name}.") for key in saved)
+        if flatten_state_dict({"state": {"callbacks": {name: value}}})[0].keys() <= saved
     }

@@ -12,6 +12,7 @@ The layout is the same on a disk and in object storage. Files for object storage
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from dataclasses import dataclass
@@ -19,13 +20,19 @@ from pathlib import Path
 
 from cloudpathlib import AnyPath, CloudPath
 from cloudpathlib.exceptions import CloudPathException
+from filelock import FileLock, Timeout
 
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.show import to_yaml
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
 
+log = logging.getLogger(__name__)
+
 RunPath = Path | CloudPath
+
+LOCK_PATIENCE = 60  # seconds
+_held: list[FileLock] = []  # for the life of the process: a lock that is garbage is open
 
 
 def open_path(url: str) -> RunPath:
@@ -84,7 +91,7 @@ def start_run(loaded: LoadedRun) -> RunFolder:
     run_id = on_rank_zero(lambda: _begin(run.save_folder))
     folder = _open(run.save_folder, run.speed.scratch_folder, run_id)
     once_per_node(lambda: _check_shared(folder, run_id))
-
+    on_rank_zero(lambda: _lock(folder))
     on_rank_zero(lambda: fetch(folder, "metrics.jsonl"))
     return folder
 
@@ -125,6 +132,25 @@ def _check_shared(folder: RunFolder, run_id: str) -> None:
         message = f"{folder.url} is not the same folder on every node; use a shared file system, s3://, gs:// or az://"
         raise ConfigError([Problem("save_folder", message)])
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+
+
+def _lock(folder: RunFolder) -> None:
+    """Keep other launches out of the folder as long as this process lives.
+
+    What is left of a killed launch needs some seconds to end. For a run in object storage this sees launches on the
+    same machine only.
+    """
+    lock = FileLock(folder.local / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s is being trained in by another process; waiting for its end", folder.url)
+        try:
+            lock.acquire(timeout=LOCK_PATIENCE)
+        except Timeout:
+            message = f"another process is training in {folder.url}; end it, or choose another folder"
+            raise ConfigError([Problem("save_folder", message)]) from None
+    _held.append(lock)
 
 
 def fetch(folder: RunFolder, name: str) -> None:

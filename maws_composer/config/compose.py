@@ -177,6 +177,8 @@ class _Composer:
     def _record(self, node: yaml.Node, path: KeyPath, file: str) -> None:
         """Note where each key was written; take out of the tree what is twice there, or no plain value."""
         if isinstance(node, yaml.MappingNode):
+            if path and not node.value:
+                self._empty(path)
             self._record_mapping(node, path, file)
             return
         for below in [known for known in self.composed.where if known[: len(path)] == path and known != path]:
@@ -194,6 +196,14 @@ class _Composer:
             except GrammarParseError as error:
                 self.composed.add_problem(path, f"{node.value!r} is no interpolation: {str(error).splitlines()[0]}")
                 node.tag, node.value = "tag:yaml.org,2002:null", "null"
+
+    def _empty(self, path: KeyPath) -> None:
+        """`loggers: {}` takes out what was there; merged, it would change nothing."""
+        for below in [known for known in self.composed.where if known[: len(path)] == path and known != path]:
+            del self.composed.where[below]
+        section = OmegaConf.select(self.config, ".".join(path), default=None)
+        if isinstance(section, DictConfig):
+            section.clear()
 
     def _record_mapping(self, node: yaml.MappingNode, path: KeyPath, file: str) -> None:
         lines: dict[str, int] = {}

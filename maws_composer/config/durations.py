@@ -43,7 +43,7 @@ def _check_interval(value: Any) -> str:
     try:
         parse_duration(value)
     except (TypeError, ValueError):
-        raise ValueError(f"expected a duration such as 1000ba, 1ep or 1_000_000sp, got {value!r}") from None
+        raise ValueError(f"expected a duration such as 1000ba or 1_000_000sp, got {value!r}") from None
     return str(value)
 
 

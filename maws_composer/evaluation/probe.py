@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from maws_composer.checkpoints.completeness import newest_complete
 from maws_composer.checkpoints.weights import read_weights
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import read_hashtags
+from maws_composer.data.columns import HASHTAGS, read_hashtags
 from maws_composer.data.decode import decode
 from maws_composer.data.transforms import resize_and_crop
 from maws_composer.evaluation.ridge_probe import ProbeResult, ridge_probe
@@ -27,6 +28,7 @@ from maws_composer.registry import lookup
 from maws_composer.stages.pixels import normalize
 
 _BATCH = 256
+_EXPECTED = {"config.yaml": "the local folder of a run", "index.json": "a local folder of MDS shards"}
 _MAX_PIXELS = 178_956_970  # Pillow's limit
 
 
@@ -45,6 +47,12 @@ def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str,
     Raises:
         ConfigError: if the run has no complete checkpoint, or the data no such hashtags.
     """
+    if problems := [
+        *_missing(run_folder, "config.yaml"),
+        *_missing(train, "index.json"),
+        *_missing(test, "index.json"),
+    ]:
+        raise ConfigError(problems)
     config = yaml.safe_load((run_folder / "config.yaml").read_text())
     checkpoint, _ = newest_complete(run_folder / "checkpoints")
     if checkpoint is None:
@@ -67,11 +75,18 @@ def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str,
     return results
 
 
+def _missing(folder: str | Path, file: str) -> Iterator[Problem]:
+    if not (Path(folder) / file).exists():
+        yield Problem(str(folder), f"has no {file}; name " + _EXPECTED[file])
+
+
 class _Tagged:
     """A small local dataset with hashtags, in memory: pixels (uint8) and tags."""
 
     def __init__(self, folder: str, image_size: int) -> None:
         samples = list(LocalDataset(folder))
+        if samples and HASHTAGS not in samples[0]:
+            raise ConfigError([Problem(folder, f"has no column {HASHTAGS}; it has {', '.join(sorted(samples[0]))}")])
         images = [resize_and_crop(decode(sample["image"], _MAX_PIXELS), image_size) for sample in samples]
         self.pixels = torch.stack(images)
         self.tags = [set(read_hashtags(sample["hashtags"])) for sample in samples]

@@ -41,6 +41,8 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
         ConversionError: no such folder or image, or anything wrong with the metadata; all problems at once.
     """
     folder: Path = arguments.folder
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConversionError(f"--limit {arguments.limit} is not at least 1")
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder")
     files = {file.name: file for file in sorted(_walk(folder, ""), key=lambda file: file.name)}

@@ -11,6 +11,13 @@ from maws_composer.config.show import print_resolved, to_yaml
 from tests.config.samples import GOOD, Decoder
 
 
+def test_an_empty_section_takes_out_what_a_base_has(load, write):
+    write("base.yaml", "callbacks: {input_wait: {every: 3ba}}\n")
+    assert load("base: base.yaml\n").run.callbacks["input_wait"]["every"] == "3ba"
+    assert load("base: base.yaml\n", "callbacks={}").run.callbacks == {}
+    assert load("base: base.yaml\ncallbacks: {}\n").run.callbacks == {}
+
+
 def test_bases_come_first_then_the_file_then_the_command_line(write):
     write("yamls/recipes/base.yaml", GOOD + "seed: 1\noptimizer: {base_lr: 1e-4, weight_decay: 0.3}\n")
     write("yamls/recipes/mae.yaml", "base: base.yaml\nseed: 2\n")

@@ -81,7 +81,7 @@ IN_THE_FILE = {
     "not a number": ("gradient_clip: .nan", ("gradient_clip", "nan is not finite", "run.yaml, line 7")),
     "interval without a unit": (
         "save_interval: 1000",
-        ("save_interval", "expected a duration such as 1000ba, 1ep or 1_000_000sp, got 1000", "run.yaml, line 7"),
+        ("save_interval", "expected a duration such as 1000ba or 1_000_000sp, got 1000", "run.yaml, line 7"),
     ),
     "checkpoints kept at times at which there is none": (
         "save_interval: 1000ba\nsave_keep_every: 2500ba",
@@ -112,7 +112,7 @@ IN_THE_FILE = {
         "callbacks:\n  input_wait:\n    every: 50 batches",
         (
             "callbacks.input_wait.every",
-            "expected a duration such as 1000ba, 1ep or 1_000_000sp, got '50 batches'",
+            "expected a duration such as 1000ba or 1_000_000sp, got '50 batches'",
             "run.yaml, line 9",
         ),
     ),
@@ -308,11 +308,11 @@ def test_everything_that_is_wrong_is_told_at_once_in_columns(write):
         == textwrap.dedent("""\
         yamls/my_run.yaml has 5 problems:
 
-          data.eval.remote            the environment variable NO_SUCH_VARIABLE is not set                 (yamls/my_run.yaml, line 5)
-          model.mask_ration           unknown key; nearest is model.mask_ratio                             (yamls/my_run.yaml, line 3)
-          callbacks.input_wait.every  expected a duration such as 1000ba, 1ep or 1_000_000sp, got 'often'  (yamls/my_run.yaml, line 7)
-          loggers.wandb.project       expected text, got 3                                                 (yamls/my_run.yaml, line 8)
-          global_train_batch_size     4000 cannot be split over 64 GPUs; use 50 or 80                      (command line)""")  # noqa: E501
+          data.eval.remote            the environment variable NO_SUCH_VARIABLE is not set            (yamls/my_run.yaml, line 5)
+          model.mask_ration           unknown key; nearest is model.mask_ratio                        (yamls/my_run.yaml, line 3)
+          callbacks.input_wait.every  expected a duration such as 1000ba or 1_000_000sp, got 'often'  (yamls/my_run.yaml, line 7)
+          loggers.wandb.project       expected text, got 3                                            (yamls/my_run.yaml, line 8)
+          global_train_batch_size     4000 cannot be split over 64 GPUs; use 50 or 80                 (command line)""")  # noqa: E501
     )
 
 
