@@ -43,7 +43,7 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
     folder: Path = arguments.folder
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder")
-    files = {file.name: file for file in sorted(_walk(folder, ""), key=lambda file: file.name)}
+    files = {file.name: file for file in sorted(find_images(folder), key=lambda file: file.name)}
     if not files:
         raise ConversionError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")
     metadata_file = arguments.metadata or _default_metadata(folder)
@@ -69,7 +69,9 @@ class FromFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class ImageFile:
+    """An image's path in the folder, and what changes when the image does."""
+
     name: str
     stamp: str
 
@@ -79,8 +81,8 @@ def _default_metadata(folder: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _walk(folder: Path, prefix: str, above: tuple[str, ...] = ()) -> Iterator[_File]:
-    """Images below `folder`, links followed, hidden files and folders left out."""
+def find_images(folder: Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[ImageFile]:
+    """Images below `folder`, links followed, hidden files and folders left out; `prefix` goes before their names."""
     real = os.path.realpath(folder)
     if real in above:
         raise ConversionError(f"{folder} is a link to a folder that holds it")
@@ -93,16 +95,16 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...] = ()) -> Iterator[_F
         if item.name.startswith("."):
             continue
         if item.is_dir():
-            yield from _walk(Path(item.path), name + "/", (*above, real))
+            yield from find_images(Path(item.path), name + "/", (*above, real))
         elif Path(item.name).suffix.lower() in ENDINGS:
             try:
                 about = item.stat()
             except OSError as error:
                 raise ConversionError(f"{item.path} cannot be read: {error.strerror}") from error
-            yield _File(name, f"{about.st_size} {about.st_mtime_ns}")
+            yield ImageFile(name, f"{about.st_size} {about.st_mtime_ns}")
 
 
-def _entry(file: _File, metadata: Metadata | None) -> Entry:
+def _entry(file: ImageFile, metadata: Metadata | None) -> Entry:
     if metadata is None:
         return Entry(file.name, file.name, stamp=file.stamp)
     line = metadata.lines.get(file.name)
