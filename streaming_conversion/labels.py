@@ -67,10 +67,11 @@ class Labelled(Sequence[Entry]):
     def __getitem__(self, index: slice) -> Labelled: ...
     def __getitem__(self, index: int | slice) -> Entry | Labelled:
         if isinstance(index, slice):
-            places = np.arange(len(self))[index]
+            places = np.arange(*index.indices(len(self)))
             return Labelled(self.entries[index], self.labels.take(places))
-        begin, end = self.labels.ends[range(len(self))[index]], self.labels.ends[range(len(self))[index] + 1]
-        return replace(self.entries[index], labels=tuple(self.labels.values[begin:end].tolist()))
+        place = range(len(self))[index]
+        labels = self.labels.values[self.labels.ends[place] : self.labels.ends[place + 1]]
+        return replace(self.entries[place], labels=tuple(labels.tolist()))
 
 
 def find_labels(source: Source, indices: Mapping[str, int], processes: int) -> Ragged:

@@ -31,6 +31,7 @@ from maws_composer.data.columns import DATASET_FILE, DatasetFile, DatasetFileErr
 from streaming_conversion.canonical import AMBIGUOUS, CANONICAL, Canonical, read_table, table_digest
 from streaming_conversion.groups import Grouping
 from streaming_conversion.hashtags import VERSION as SPELLING
+from streaming_conversion.option_types import positive, ratio
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.readers import folder
 from streaming_conversion.source import Source
@@ -46,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with index.noun and data.noun; default: {DEFAULT_FOLDER}")  # fmt: skip
     add("--ambiguous", choices=AMBIGUOUS, default="first",
         help="hashtags with several senses: the most frequent sense, or no class; default: first")  # fmt: skip
-    add("--min-count", type=int, default=1, metavar="N", help="images that a class has at least; default: 1")
-    add("--max-classes", type=int, metavar="N", help="only the N most frequent classes; default: all")
+    add("--min-count", type=positive, default=1, metavar="N", help="images that a class has at least; default: 1")
+    add("--max-classes", type=positive, metavar="N", help="only the N most frequent classes; default: all")
     add("--classes", type=Path, metavar="FILE", help="classes.json of the training set, instead of making classes")
     add_grouping(parser)
 
@@ -55,10 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_grouping(parser: argparse.ArgumentParser) -> None:
     """The arguments that `grouping` reads."""
     add = parser.add_argument_group("groups").add_argument
-    add("--group-ratio", type=float, default=Grouping.ratio, metavar="R",
+    add("--group-ratio", type=ratio, default=Grouping.ratio, metavar="R",
         help="largest frequency of the rarest class in a group over the smallest: a resampled image's factor is off by "
         f"at most sqrt(R) - 1; default: {Grouping.ratio}")  # fmt: skip
-    add("--group-images", type=int, default=Grouping.smallest, metavar="N",
+    add("--group-images", type=positive, default=Grouping.smallest, metavar="N",
         help="a group with fewer images takes the next more frequent ones, too, so that shards do not become tiny; "
         f"default: {Grouping.smallest}")  # fmt: skip
 
@@ -133,6 +134,8 @@ def _source(arguments: argparse.Namespace) -> Source:
 
     from streaming_conversion.mds import FromShards, read_samples  # slow to import, and not needed for --help
 
+    if arguments.metadata:
+        raise ConversionError(f"--metadata goes with a folder of images; {path} is a dataset and has its own hashtags")
     samples, digest = read_samples(path)
     settings = {"limit": arguments.limit}
     return Source("label", _provenance(path), samples[: arguments.limit], FromShards(path), settings, stamp=digest)
