@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,11 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from streaming_conversion.option_types import positive, share, size
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.readers import readers
 from streaming_conversion.verify import MAX_PIXELS
-
-_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,42 +84,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "destination", metavar="DST", help="a folder, or s3://…, gs://…, oci://…, hf://… (new or empty)"
     )
-    add("--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="default: one per CPU")
-    add("--shard-size", type=_bytes, default="64mb", metavar="SIZE", help="largest shard; default: 64mb")
-    add("--part-size", type=_positive, default=10_000, metavar="N",
+    add("--processes", type=positive, default=os.cpu_count() or 1, metavar="N", help="default: one per CPU")
+    add("--shard-size", type=size, default="64mb", metavar="SIZE", help="largest shard; default: 64mb")
+    add("--part-size", type=positive, default=10_000, metavar="N",
         help="images per sub-folder: the unit of work and of resumption; default: 10000")  # fmt: skip
-    add("--max-bad", type=_share, default=0.01, metavar="SHARE",
+    add("--max-bad", type=share, default=0.01, metavar="SHARE",
         help="share of images that may fail to decode before the conversion is refused; default: 0.01")  # fmt: skip
-    add("--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N",
+    add("--max-pixels", type=positive, default=MAX_PIXELS, metavar="N",
         help=f"larger images are skipped; default: {MAX_PIXELS}")  # fmt: skip
     add("--no-verify", action="store_true",
         help="do not decode every image to see that it can be (for sources checked before)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace what an earlier conversion wrote to DST (a folder only)")
     add("--scratch", type=Path, metavar="DIR", help="where parts wait for upload; default: the temporary folder")
-
-
-def _positive(text: str) -> int:
-    digits = text.replace("_", "")
-    if not digits.isdigit() or int(digits) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(digits)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return share
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)\s*([kmg]?b?)", text.strip().lower())
-    if not match or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text} is not a size such as 64mb, 512kb, 1gb")
-    size = int(match[1]) * _UNITS[match[2]]
-    if not 1024 <= size < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1kb and 4gb (MDS counts in 32 bits)")
-    return size

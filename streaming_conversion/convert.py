@@ -6,6 +6,7 @@ finished part has a marker in `.conversion/`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -14,9 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maws_composer.data.columns import CAPTION, DATASET_FILE, HASHTAGS, DatasetFile, DatasetFileError
+import numpy as np
+from numpy.typing import NDArray
+
+from maws_composer.data.columns import CAPTION, DATASET_FILE, HASHTAGS, DatasetFile, DatasetFileError, Group
 from streaming_conversion import VERSION
 from streaming_conversion.destination import INDEX, STATE, Destination, open_destination
+from streaming_conversion.groups import describe_group
 from streaming_conversion.parts import PartResult, PartTask
 from streaming_conversion.problems import ConversionError, counted
 from streaming_conversion.processes import Progress, write_parts
@@ -116,6 +121,7 @@ def _describe(source: Source, options: Options) -> DatasetFile:
         source_digest=source.digest(),
         settings=options.deciding() | source.settings,
         counts={"source_images": len(source.entries)},
+        classes=source.labelling.classes if source.labelling else None,
     )
 
 
@@ -233,11 +239,39 @@ def _write_whole(
     if not shards:
         raise ConversionError(f"no image of the source can be used; see {destination.name}/{SKIPPED}")
     begun = _describe(source, options)
-    dataset = replace(begun, counts=begun.counts | _counts(source, results, shards))
+    dataset = replace(
+        begun, counts=begun.counts | _counts(source, results, shards), groups=_groups(source, options, results)
+    )
+    for name, content in source.labelling.files.items() if source.labelling else ():
+        destination.write(name, content)
     destination.write(DATASET_FILE, dataset.to_json().encode())
     destination.write(INDEX, json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode())
     destination.finish()
     return dataset
+
+
+def _groups(source: Source, options: Options, results: Sequence[PartResult]) -> list[Group]:
+    """What each group has become: without pictures that could not be used, and it may be all of a group's."""
+    if source.labelling is None:
+        return []
+    found = []
+    parts = iter(zip(source.runs(options.part_size), results, strict=True))
+    for run_count in (-(-size // options.part_size) for size in source.labelling.groups):
+        of_group = list(itertools.islice(parts, run_count))
+        frequencies = np.concatenate([_frequencies(source, run, result) for run, result in of_group])
+        if len(frequencies):
+            found.append(describe_group(sum(len(result.shards) for _, result in of_group), frequencies))
+    return found
+
+
+def _frequencies(source: Source, run: slice, result: PartResult) -> NDArray[np.float64]:
+    """Of the rarest class of each image that was written."""
+    assert source.labelling is not None
+    frequencies = source.labelling.frequencies[run]
+    if not result.skipped:
+        return frequencies
+    left_out = {record["id"] for record in result.skipped}
+    return frequencies[[entry.id not in left_out for entry in source.entries[run]]]
 
 
 def _in_root(shard: dict[str, Any], part: str) -> dict[str, Any]:
@@ -256,4 +290,6 @@ def _counts(source: Source, results: Sequence[PartResult], shards: Sequence[dict
     for column in (HASHTAGS, CAPTION):
         if column in source.columns:
             counts[f"without_{column}"] = sum(result.without[column] for result in results)
+    if source.labelling is not None:
+        counts["unlabelled"] = source.labelling.unlabelled
     return counts

@@ -1,6 +1,7 @@
 """Where a dataset goes: a folder, or object storage that streaming can write to.
 
-Both hold the same: `part-…/` folders, `skipped.jsonl`, `dataset.json`, and last of all `index.json`; until then
+Both hold the same: `part-…/` folders, `skipped.jsonl`, what describes labels (`classes.json`, `labels.txt`,
+`labels.png`), `dataset.json`, and last of all `index.json`; until then
 `.conversion/` with the settings and one marker per finished part.
 """
 
@@ -25,6 +26,7 @@ from streaming_conversion.problems import ConversionError
 
 STATE = ".conversion"
 INDEX = "index.json"
+LABEL_FILES = ("classes.json", "labels.txt", "labels.png")
 
 
 class Destination(Protocol):
@@ -143,7 +145,7 @@ class Folder:
 
     def clear(self) -> None:
         (self._path / INDEX).unlink(missing_ok=True)  # first: from here on it does not look whole
-        for name in ("dataset.json", "skipped.jsonl"):
+        for name in ("dataset.json", "skipped.jsonl", *LABEL_FILES):
             (self._path / name).unlink(missing_ok=True)
         for path in [*self._path.glob("part-*"), *(self._path / STATE).glob("part-*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from streaming import MDSWriter
 
-from maws_composer.data.columns import CAPTION, HASHTAGS, ID, IMAGE
+from maws_composer.data.columns import CAPTION, HASHTAGS, ID, IMAGE, LABELS
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.source import Entry
 from streaming_conversion.verify import why_unusable
@@ -94,6 +95,7 @@ def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
         ConversionError: a picture could not be read, or a shard not be uploaded.
     """
     shutil.rmtree(task.folder, ignore_errors=True)
+    task = replace(task, entries=list(task.entries))  # some are read when they are looked at
     out = (str(task.folder), task.remote) if task.remote else str(task.folder)
     writer = PartWriter(
         columns=task.columns,
@@ -147,4 +149,6 @@ def _sample(entry: Entry, image: bytes) -> dict[str, Any]:
         sample[HASHTAGS] = list(entry.hashtags)
     if entry.caption is not None:
         sample[CAPTION] = entry.caption
+    if entry.labels is not None:
+        sample[LABELS] = np.array(entry.labels, np.int32)
     return sample

@@ -1,4 +1,4 @@
-"""Parts in several processes, with one progress bar."""
+"""Work in several processes; parts with one progress bar."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from streaming_conversion.parts import PartResult, PartTask, write_part
 from streaming_conversion.problems import ConversionError
+
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# forkserver: imports once, and unlike fork it copies no threads or storage clients
+_CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class Progress:
@@ -73,12 +81,8 @@ def _write_here(tasks: Sequence[PartTask], progress: Progress, settle: Callable[
 def _write_in_pool(
     tasks: Sequence[PartTask], processes: int, progress: Progress, settle: Callable[[PartTask, PartResult], None]
 ) -> None:
-    # forkserver: imports once, and unlike fork it copies no threads or storage clients
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["streaming_conversion.parts"])
-    count = context.Value("q")
-    alive, held_here = context.Pipe(duplex=False)  # `held_here` closes with this process, however it ends
-    with held_here, _pool(ProcessPoolExecutor(processes, context, _begin_worker, (count, alive))) as pool:
+    count = _CONTEXT.Value("q")
+    with _workers(processes, count) as pool:
         waiting = {pool.submit(_write_in_worker, task): task for task in tasks}
         while waiting:
             ready, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -86,32 +90,71 @@ def _write_in_pool(
                 try:
                     settle(waiting.pop(future), future.result())
                 except BrokenProcessPool as error:
-                    raise ConversionError(
-                        "a process of the conversion was killed, perhaps for want of memory; "
-                        "the same command goes on, with fewer --processes if it happens again"
-                    ) from error
+                    raise _killed() from error
             progress.show(count.value)
 
 
+def each(
+    function: Callable[[Shared, Item], Result], items: Iterable[Item], processes: int, shared: Shared
+) -> Iterator[Result]:
+    """`function(shared, item)` for each item, in order, in this process or in `processes` others.
+
+    Args:
+        function: of a module's top level.
+        items: taken a few ahead of their results.
+        processes: how many.
+        shared: the same for all items, given to each process once.
+
+    Raises:
+        ConversionError: what `function` raises, or a process was killed.
+    """
+    if processes == 1:
+        for item in items:
+            yield function(shared, item)
+        return
+    with _workers(processes, shared) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(_call_in_worker, function, item))
+                if len(waiting) > 2 * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise _killed() from error
+
+
+def _killed() -> ConversionError:
+    return ConversionError(
+        "a process of the conversion was killed, perhaps for want of memory; "
+        "the same command goes on, with fewer --processes if it happens again"
+    )
+
+
 @contextmanager
-def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+def _workers(processes: int, shared: object) -> Iterator[ProcessPoolExecutor]:
     """On any error end the workers at once: what they were writing is not finished and does not count."""
-    try:
-        yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    _CONTEXT.set_forkserver_preload(["streaming_conversion.parts"])
+    alive, held_here = _CONTEXT.Pipe(duplex=False)  # `held_here` closes with this process, however it ends
+    with held_here:
+        pool = ProcessPoolExecutor(processes, _CONTEXT, _begin_worker, (shared, alive))
+        try:
+            yield pool
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-_count: Any = None
+_shared: Any = None
 
 
-def _begin_worker(count: Any, alive: Connection) -> None:
-    global _count
-    _count = count
+def _begin_worker(shared: Any, alive: Connection) -> None:
+    global _shared
+    _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_main_process, args=(alive,), daemon=True).start()
@@ -126,7 +169,11 @@ def _end_with_main_process(alive: Connection) -> None:
 
 def _write_in_worker(task: PartTask) -> PartResult:
     def tick() -> None:
-        with _count.get_lock():
-            _count.value += 1
+        with _shared.get_lock():
+            _shared.value += 1
 
     return write_part(task, tick)
+
+
+def _call_in_worker(function: Callable[[Any, Item], Result], item: Item) -> Result:
+    return function(_shared, item)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from maws_composer.data.columns import CAPTION, ENCODINGS, HASHTAGS, ID, IMAGE
+import numpy as np
+from numpy.typing import NDArray
+
+from maws_composer.data.columns import CAPTION, ENCODINGS, HASHTAGS, ID, IMAGE, LABELS
+from streaming_conversion.groups import runs
+
+LABELS_ENCODING = "ndarray:int32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class Entry:
         hashtags: None where the dataset has no such column; () for a sample without any.
         caption: the same; "" for a sample without one.
         stamp: changes when the picture does (size and time of a file, a version).
+        labels: class indices, at least one; None where the dataset has no such column.
     """
 
     key: str
@@ -27,6 +34,26 @@ class Entry:
     hashtags: tuple[str, ...] | None = None
     caption: str | None = None
     stamp: str = ""
+    labels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the labels of a source mean, and which of its images are repeated alike.
+
+    Args:
+        classes: `Classes.digest()`.
+        groups: how many entries each group has, one group behind the other; [] without groups.
+        frequencies: of the rarest class of each entry. float64 (entries,)
+        files: name -> content of what is written beside `dataset.json`.
+        unlabelled: images that were left out because they have no class.
+    """
+
+    classes: str
+    groups: Sequence[int]
+    frequencies: NDArray[np.float64]
+    files: Mapping[str, bytes]
+    unlabelled: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +66,8 @@ class Source:
         entries: in the order in which they are written; all with the same columns.
         load: key -> the encoded picture's bytes. Must be picklable; an error in it ends the conversion.
         settings: the reader's settings that decide which bytes are written.
+        labelling: of entries with labels.
+        stamp: stands for the entries: changes when any of them does; "" where they shall be looked at one by one.
     """
 
     reader: str
@@ -46,25 +75,37 @@ class Source:
     entries: Sequence[Entry]
     load: Callable[[str], bytes]
     settings: dict[str, Any] = field(default_factory=dict)
+    labelling: Labelling | None = None
+    stamp: str = ""
 
     @property
     def columns(self) -> dict[str, str]:
         """Column -> MDS encoding, as the first entry has them."""
         names = [IMAGE, ID]
-        if self.entries and self.entries[0].hashtags is not None:
+        first = self.entries[0] if self.entries else None
+        if first and first.hashtags is not None:
             names.append(HASHTAGS)
-        if self.entries and self.entries[0].caption is not None:
+        if first and first.caption is not None:
             names.append(CAPTION)
-        return {name: ENCODINGS[name][0] for name in names}
+        columns = {name: ENCODINGS[name][0] for name in names}
+        return columns | ({LABELS: LABELS_ENCODING} if first and first.labels is not None else {})
 
     def digest(self) -> str:
         """Changes when a sample is added, taken away, moved or changed."""
-        return _digest(self.entries)
+        return self.stamp or _digest(self.entries)
+
+    def runs(self, size: int) -> list[slice]:
+        """Runs of up to `size` entries: by number, so that they do not depend on the number of processes.
+
+        A run is of one group.
+        """
+        groups = self.labelling.groups if self.labelling else []
+        return runs(groups or [len(self.entries)], size)
 
     def parts(self, size: int) -> Iterator[Sequence[Entry]]:
-        """The entries in runs of `size`: by number, so that they do not depend on the number of processes."""
-        for begin in range(0, len(self.entries), size):
-            yield self.entries[begin : begin + size]
+        """The entries of each run."""
+        for run in self.runs(size):
+            yield self.entries[run]
 
 
 def _digest(entries: Iterable[Entry]) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streaming_conversion.metadata import Metadata, read_metadata
+from streaming_conversion.option_types import positive
 from streaming_conversion.problems import ConversionError, counted
 from streaming_conversion.source import Entry, Source
 
@@ -31,7 +32,7 @@ METADATA = "metadata.jsonl"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="SRC", type=Path, help="the folder")
     parser.add_argument("--metadata", type=Path, metavar="FILE", help=f"default: SRC/{METADATA} if it exists")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, to try things out")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images, to try things out")
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Source]:
@@ -41,11 +42,9 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
         ConversionError: no such folder or image, or anything wrong with the metadata; all problems at once.
     """
     folder: Path = arguments.folder
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ConversionError(f"--limit {arguments.limit} is not at least 1")
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder")
-    files = {file.name: file for file in sorted(_walk(folder, ""), key=lambda file: file.name)}
+    files = {file.name: file for file in sorted(find_images(folder), key=lambda file: file.name)}
     if not files:
         raise ConversionError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")
     metadata_file = arguments.metadata or _default_metadata(folder)
@@ -71,7 +70,9 @@ class FromFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class ImageFile:
+    """An image's path in the folder, and what changes when the image does."""
+
     name: str
     stamp: str
 
@@ -81,8 +82,8 @@ def _default_metadata(folder: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _walk(folder: Path, prefix: str, above: tuple[str, ...] = ()) -> Iterator[_File]:
-    """Images below `folder`, links followed, hidden files and folders left out."""
+def find_images(folder: Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[ImageFile]:
+    """Images below `folder`, links followed, hidden files and folders left out; `prefix` goes before their names."""
     real = os.path.realpath(folder)
     if real in above:
         raise ConversionError(f"{folder} is a link to a folder that holds it")
@@ -95,16 +96,16 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...] = ()) -> Iterator[_F
         if item.name.startswith("."):
             continue
         if item.is_dir():
-            yield from _walk(Path(item.path), name + "/", (*above, real))
+            yield from find_images(Path(item.path), name + "/", (*above, real))
         elif Path(item.name).suffix.lower() in ENDINGS:
             try:
                 about = item.stat()
             except OSError as error:
                 raise ConversionError(f"{item.path} cannot be read: {error.strerror}") from error
-            yield _File(name, f"{about.st_size} {about.st_mtime_ns}")
+            yield ImageFile(name, f"{about.st_size} {about.st_mtime_ns}")
 
 
-def _entry(file: _File, metadata: Metadata | None) -> Entry:
+def _entry(file: ImageFile, metadata: Metadata | None) -> Entry:
     if metadata is None:
         return Entry(file.name, file.name, stamp=file.stamp)
     line = metadata.lines.get(file.name)
