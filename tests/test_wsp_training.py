@@ -97,15 +97,3 @@ def test_another_resampling_is_refused_at_resume(whole: Finished, wsp: Runs) -> 
     changed = wsp("whole", "data.train.resampling.threshold=0.1", "allow_changed_config=true", "max_duration=1600sp")
     assert changed.code == 2
     assert "data.train.resampling  was " in changed.output and "the order of samples would change" in changed.output
-
-
-def test_a_class_index_beyond_the_head_is_named(wsp: Runs, labelled: Path, tmp_path: Path) -> None:
-    wrong = write_labelled(tmp_path / "wrong", [[0], *([1], [2]) * 20])
-    text = (wrong / "classes.json").read_text()
-    lines = [line for line in text.splitlines(keepends=True) if '"index": 2' not in line]
-    (wrong / "classes.json").write_text("".join(lines).replace("},\n]", "}\n]"))
-    (wrong / "dataset.json").unlink()  # or it would be seen before
-    given = (f"data.train.local={wrong}", "data.eval=null", "model.num_classes=2", "data.train.resampling=null")
-    refused = wsp("wrong", *given)
-    assert refused.code != 0
-    assert "has label 2; there are classes 0 to 1" in refused.output

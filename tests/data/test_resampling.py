@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maws_composer.config.problems import ConfigError
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import contradictions
 from maws_composer.data.columns import Group
 from maws_composer.data.fingerprint import changes
 from maws_composer.data.index import read_file, read_index, with_groups
@@ -146,6 +147,12 @@ def test_every_world_reads_the_same_and_a_repeated_image_gets_another_crop(tmp_p
     repeated = [crcs for crcs in of_image.values() if len(crcs) > 1]
     assert len(repeated) > 50
     assert np.mean([len(set(crcs)) == len(crcs) for crcs in repeated]) > 0.99
+
+
+@pytest.mark.parametrize("resampling", [Resampling(), Resampling(threshold=0.1, epoch_size=10)])
+def test_threshold_or_size_is_needed_not_both(resampling):
+    run = reader.settings({"train": {"local": "data", "resampling": resampling}, "scratch": "scratch"})
+    assert Problem("data.train.resampling", "needs threshold or epoch_size, one of them") in contradictions(run)
 
 
 def test_a_changed_resampling_is_refused_at_resume():
