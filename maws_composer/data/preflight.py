@@ -90,28 +90,30 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
     processes = max(run.speed.workers, 1) * world_size // nodes
     train, evaluation = run.data.train, run.data.eval
     indexes, problems = _read(training_shards(train), train, columns)
-    order = None
-    if indexes and not problems:
-        try:
-            order = train_order(train, run.seed, run.global_train_batch_size, indexes)
-        except ConfigError as error:
-            problems += error.problems
     epoch = None
-    if order is not None:
-        epoch = _report(order, indexes, train)
-        block = train.shuffle_block_size if train.shuffle else 1
-        canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
-        problems += _left_out_problems(epoch, run)
-        problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
-        problems += _disk_problems(
-            "train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes)
-        )
-        problems += _image_problems(indexes[0], train)
+    if indexes and not problems:
+        problems, epoch = _check_training(run, indexes, nodes, processes)
     if evaluation is not None:
         problems += _evaluation_problems(evaluation, run, processes, columns)
     if LABELS in columns:
         sources = [*training_shards(train), *(evaluation_shards(evaluation) if evaluation is not None else [])]
         problems += class_problems(run.model["num_classes"], sources, train.download_timeout)
+    return DataCheck(problems, epoch)
+
+
+def _check_training(run: Run, indexes: Sequence[Index], nodes: int, processes: int) -> DataCheck:
+    train = run.data.train
+    try:
+        order = train_order(train, run.seed, run.global_train_batch_size, indexes)
+    except ConfigError as error:
+        return DataCheck(list(error.problems), None)
+    epoch = _report(order, indexes, train)
+    block = train.shuffle_block_size if train.shuffle else 1
+    canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
+    problems = _left_out_problems(epoch, run)
+    problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
+    problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
+    problems += _image_problems(indexes[0], train)
     return DataCheck(problems, epoch)
 
 
