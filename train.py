@@ -70,8 +70,8 @@ def train(loaded: LoadedRun) -> None:
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     trainer = Trainer(
         model=stage,
-        train_dataloader=build_train_loader(run),
-        eval_dataloader=build_eval_loader(run),
+        train_dataloader=build_train_loader(run, stage.columns),
+        eval_dataloader=build_eval_loader(run, stage.columns),
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
         step_schedulers_every_batch=True,

@@ -123,6 +123,9 @@ def _data_problems(data: Data) -> Iterator[Problem]:
         yield Problem("data.train.streams", f"data.train.{key} is set too; name each source once")
     if not data.train.streams and not single:
         yield Problem("data.train", "needs remote, local or streams")
+    resampling = data.train.resampling
+    if resampling is not None and (resampling.threshold is None) == (resampling.epoch_size is None):
+        yield Problem("data.train.resampling", "needs threshold or epoch_size, one of them")
     sources: dict[str, StreamSource | EvalData | TrainData] = {
         f"data.train.streams.{name}": stream for name, stream in data.train.streams.items()
     }

@@ -19,7 +19,7 @@ from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.shared import SharedMemory, _get_path
 
 from maws_composer.config.problems import ConfigError
-from maws_composer.data.columns import ID, IMAGE
+from maws_composer.data.columns import ID, IMAGE, LABELS
 from maws_composer.data.decode import UndecodableImageError, decode
 from maws_composer.data.fingerprint import changes, fingerprint
 from maws_composer.data.guards import (
@@ -31,6 +31,7 @@ from maws_composer.data.guards import (
     on_leaders,
     split_problem,
 )
+from maws_composer.data.index import Index
 from maws_composer.data.order import Ids, Order, Seat, TrainOrder
 from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
@@ -38,7 +39,7 @@ from maws_composer.data.transforms import Transform
 
 log = logging.getLogger(__name__)
 
-MakeOrder = Callable[[NDArray[np.int64], tuple[int, ...]], Order]
+MakeOrder = Callable[[Sequence[Index]], Order]
 Sample = dict[str, Any]
 
 
@@ -47,7 +48,7 @@ class ImageDataset(StreamingDataset):
 
     Args:
         streams: the sets of shards.
-        make_order: the order, from the sizes of all shards and the number of shards per stream.
+        make_order: the order, from the indexes of the streams.
         transform: from a decoded image, epoch and position to uint8 (3, height, width).
         batch_size: samples of a batch on one rank.
         global_batch_size: samples of a batch over all ranks.
@@ -56,10 +57,11 @@ class ImageDataset(StreamingDataset):
         folder: of this dataset, this run and this node alone.
         workers: loader processes per rank.
         predownload: samples whose shards each of them fetches ahead. None: eight batches.
+        num_classes: one more than the largest class index that may come; None without labels.
 
     Yields:
         {"image": uint8 (3, height, width), "id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool}
-        and further columns that the streams were told to read.
+        and further columns that the streams were told to read, `labels` as int64 (labels,).
 
     Raises:
         ConfigError: at construction, on every rank alike.
@@ -79,6 +81,7 @@ class ImageDataset(StreamingDataset):
         folder: Path,
         workers: int,
         predownload: int | None = None,
+        num_classes: int | None = None,
     ) -> None:
         world = streaming_dataset.World.detect()
         if problem := split_problem(global_batch_size, canonical_nodes, world.num_ranks, world.num_nodes):
@@ -101,7 +104,8 @@ class ImageDataset(StreamingDataset):
         self._require_cache(settings, canonical_nodes // world.num_nodes, max(workers, 1) * world.ranks_per_node)
         self.settings = settings
         self.transform = transform
-        self.order = make_order(self.samples_per_shard, tuple(int(count) for count in self.shards_per_stream))
+        self.num_classes = num_classes
+        self.order = make_order([stream.index for stream in streams])
         self.epoch_size = self.order.size
         self.length = self.order.size // world.num_ranks
         reasons = str(folder / _get_path(self._shm_prefix_int, "failed_shard"))
@@ -224,9 +228,16 @@ class ImageDataset(StreamingDataset):
 
     def _sample(self, index: int, raw: Sample) -> Sample:
         position = int(self._positions[index])
-        sample, image, replaced_by = self._decodable(int(self._iterator.sample_ids[index]), raw)
+        sample_id = int(self._iterator.sample_ids[index])
+        sample, image, replaced_by = self._decodable(sample_id, raw)
+        labels = (
+            {LABELS: self._labels(sample, sample_id if replaced_by is None else replaced_by)}
+            if LABELS in sample
+            else {}
+        )
         return {
             **sample,
+            **labels,
             IMAGE: self.transform(image, self._epoch, position),
             ID: str(sample[ID]),
             "position": position,
@@ -234,6 +245,20 @@ class ImageDataset(StreamingDataset):
             "replaced": replaced_by is not None,
             "valid": bool(self._valid[index]),
         }
+
+    def _labels(self, sample: Sample, sample_id: int) -> NDArray[np.int64]:
+        """The class indices of a sample.
+
+        Raises:
+            ShardError: one of them is no class; a device would read beyond its tables, or fail without a name.
+        """
+        labels, place = np.asarray(sample[LABELS]), f"{sample[ID]} ({self._place(sample_id)})"
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise ShardError(f"{place} has labels that are no list of integers: {labels!r:.80}")
+        assert self.num_classes is not None
+        for label in labels[(labels < 0) | (labels >= self.num_classes)].tolist():
+            raise ShardError(f"{place} has label {label}; there are classes 0 to {self.num_classes - 1}")
+        return labels.astype(np.int64)
 
     def _decodable(self, sample_id: int, raw: Sample) -> tuple[Sample, Any, int | None]:
         """The sample, or the next of its shard whose image can be decoded; its image, and its id if it is another."""

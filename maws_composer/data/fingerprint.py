@@ -32,7 +32,11 @@ def fingerprint(order: Order, streams: Sequence[DataStream]) -> dict[str, Any]:
         }
         for stream in streams
     ]
-    return {**order.fingerprint(), "streams": parts}
+    resampling = None
+    if any(stream.index.groups for stream in streams):
+        groups = zip(order.shards_per_stream, order.repeats, strict=True)
+        resampling = {"draws": order.draws, "groups": [list(group) for group in groups]}
+    return {**order.fingerprint(), "streams": parts, "resampling": resampling}
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
@@ -52,7 +56,14 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
         return [*problems, Problem("data.train.streams", f"were {', '.join(before)}, are {', '.join(after)}{_ADVICE}")]
     for was, stream in zip(saved["streams"], now["streams"], strict=True):
         problems += _stream_changes(was, stream)
+    if not problems and saved.get("resampling") != now["resampling"]:
+        was, is_now = (_drawn(part.get("resampling")) for part in (saved, now))
+        problems.append(Problem("data.train.resampling", f"was {was}, is {is_now}{_ADVICE}"))
     return problems
+
+
+def _drawn(resampling: Mapping[str, Any] | None) -> str:
+    return "none" if resampling is None else f"{resampling['draws']:,} draws per epoch"
 
 
 def _stream_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:

@@ -35,8 +35,8 @@ from streaming.base.util import bytes_to_int, wait_for_file_to_exist
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import IMAGE
-from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason
+from maws_composer.data.columns import DATASET_FILE, IMAGE
+from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
 
@@ -129,9 +129,12 @@ class DataStream(Stream):
         cache: folder that they are copied to, if they are.
         columns: our name -> name in the shards.
         settings: of downloading and checking.
+        with_groups: read the groups of shards too.
     """
 
-    def __init__(self, source: Shards, cache: Path, columns: Mapping[str, str], settings: Source) -> None:
+    def __init__(
+        self, source: Shards, cache: Path, columns: Mapping[str, str], settings: Source, with_groups: bool = False
+    ) -> None:
         local = (source.local or str(cache)) if source.is_cached else source.local
         super().__init__(
             remote=source.remote,
@@ -143,6 +146,7 @@ class DataStream(Stream):
         )
         self.source = source
         self.columns = columns
+        self.with_groups = with_groups
         self.index: Index
         self.stop: threading.Event | None = None
 
@@ -156,6 +160,8 @@ class DataStream(Stream):
         if not world.is_local_leader:
             wait_for_file_to_exist(str(path), TICK, self.download_timeout, f"{path} was not there in time: ")
         self.index = parse_index(path.read_bytes(), self.source)
+        if self.with_groups:
+            self.index = with_groups(self.index, Path(self.local, DATASET_FILE).read_bytes())
         problems = column_problems(self.index, self.columns) + hash_problems(self.index, self.validate_hash)
         if problems:
             raise ConfigError(problems)
@@ -179,7 +185,7 @@ class DataStream(Stream):
         raise AssertionError
 
     def fetch_index(self) -> None:
-        """Download the index, in the local leader, before `get_shards`.
+        """Download the index, and before it what belongs to it, in the local leader, before `get_shards`.
 
         Raises:
             ConfigError: it cannot be had; or the cache was filled from another one, so that its shards are not these.
@@ -190,6 +196,9 @@ class DataStream(Stream):
         new = path.with_name(INDEX + ".new")
         new.unlink(missing_ok=True)
         try:
+            if self.with_groups:
+                Path(self.local, DATASET_FILE).unlink(missing_ok=True)
+                self._download_file(DATASET_FILE)
             self._download_file(INDEX, new.name)
         except ShardError as error:
             raise ConfigError([Problem(self.source.where, str(error))]) from error

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +30,7 @@ NO_FILE = "there is no such file"
 _VERSION = 2
 _UNSAFE_ENCODINGS = {"pkl"}
 _READABLE = {columns.IMAGE: ("bytes", "jpeg", "png"), columns.ID: ("str", "int", "uint64", "int64", "uint32", "int32")}
+_INTEGERS = re.compile(r"u?int\d+\b")
 _TOLD = 5
 
 
@@ -40,11 +42,13 @@ class Index:
         source: where they are.
         shards: their entries in `index.json`.
         digest: changes whenever a shard does.
+        groups: of shards, for resampling; () if that is not wanted.
     """
 
     source: Shards
     shards: list[dict[str, Any]]
     digest: str
+    groups: tuple[columns.Group, ...] = ()
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -89,12 +93,45 @@ def read_index(source: Shards, timeout: float) -> Index:
     Raises:
         ConfigError: it cannot be read, or see `parse_index`.
     """
+    return parse_index(read_file(source, INDEX, timeout), source)
+
+
+def with_groups(index: Index, text: bytes) -> Index:
+    """The index with the groups of shards that `dataset.json` names.
+
+    Raises:
+        ConfigError: it is damaged, names no groups, or those of other shards.
+    """
+    path = index.source.path(columns.DATASET_FILE)
     try:
-        text = read_bytes(source, INDEX, timeout)
+        groups = columns.DatasetFile.from_json(text).groups
+    except columns.DatasetFileError as error:
+        raise ConfigError([Problem(index.source.where, f"{path}: {error}")]) from error
+    if not groups:
+        message = f"{path} names no groups of shards, which resampling needs; label the dataset anew, or set it to null"
+        raise ConfigError([Problem("data.train.resampling", message)])
+    ends = np.cumsum([group.shards for group in groups])
+    starts = np.concatenate([[0], np.cumsum(index.sizes)])
+    if ends[-1] != len(index.shards):
+        message = f"{path} has groups of {ends[-1]} shards, {INDEX} has {len(index.shards)}: they are of two datasets"
+        raise ConfigError([Problem(index.source.where, message)])
+    if np.diff(starts[ends], prepend=0).tolist() != [group.images for group in groups]:
+        message = f"{path} has groups of other numbers of images than {INDEX}: they are of two datasets"
+        raise ConfigError([Problem(index.source.where, message)])
+    return replace(index, groups=tuple(groups))
+
+
+def read_file(source: Shards, basename: str, timeout: float) -> bytes:
+    """A file that the set of shards must have.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return read_bytes(source, basename, timeout)
     except Exception as error:  # every kind of object storage has its own
-        why = "it has no index.json" if reason(error) == NO_FILE else reason(error)
+        why = f"it has no {basename}" if reason(error) == NO_FILE else reason(error)
         raise ConfigError([Problem(source.where, f"{source.address} is not readable: {why}")]) from error
-    return parse_index(text, source)
 
 
 def read_bytes(source: Shards, basename: str, timeout: float) -> bytes:
@@ -233,4 +270,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_readable(ours: str, encoding: str) -> bool:
+    kind, _, form = encoding.partition(":")
+    if ours == columns.LABELS and kind == "ndarray" and form and not _INTEGERS.match(form):
+        return False
     return encoding in _READABLE.get(ours, ()) or columns.allows(ours, encoding)

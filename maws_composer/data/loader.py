@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from composer.core import DataSpec
-from numpy.typing import NDArray
 from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from maws_composer.data.columns import REQUIRED
+from maws_composer.data.columns import LABELS, REQUIRED
 from maws_composer.data.dataset import ImageDataset, MakeOrder, Sample
 from maws_composer.data.guards import DataStream
+from maws_composer.data.index import Index
 from maws_composer.data.order import EvalOrder, TrainOrder
+from maws_composer.data.resampling import mean_factor, threshold_of
 from maws_composer.data.scratch import run_folder
 from maws_composer.data.settings import EvalData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
@@ -30,12 +32,18 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 
+NO_LABEL = -1
 
-def build_train_loader(run: Run) -> DataSpec:
+
+def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
     """Batches of training samples, without end of data within an epoch of `TrainOrder`.
 
     A batch: `image` uint8 (batch, 3, size, size), `id` list of str, `position` and `epoch` int64 (batch,), `replaced`
-    and `valid` bool (batch,). `valid` is all True.
+    and `valid` bool (batch,). `valid` is all True. With `labels`, int64 (batch, labels), filled up with NO_LABEL.
+
+    Args:
+        run: its data, batch size and image size.
+        columns: what the stage reads besides image and id.
 
     Raises:
         ConfigError: see `ImageDataset`.
@@ -43,7 +51,7 @@ def build_train_loader(run: Run) -> DataSpec:
     data = run.data.train
     transform = RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
     dataset = _dataset(
-        "train", training_shards(data), data, run,
+        "train", training_shards(data), data, run, columns,
         transform=transform,
         make_order=partial(train_order, data, run.seed, run.global_train_batch_size),
         global_batch_size=run.global_train_batch_size,
@@ -52,7 +60,7 @@ def build_train_loader(run: Run) -> DataSpec:
     return _data_spec(dataset, run.speed)
 
 
-def build_eval_loader(run: Run) -> DataSpec | None:
+def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
     """Batches that hold every sample of `data.eval` once, the last rows filled up and marked not `valid`; None without.
 
     `position` is the sample's ordinal, `epoch` 0.
@@ -64,7 +72,7 @@ def build_eval_loader(run: Run) -> DataSpec | None:
     global_batch_size = run.speed.device_eval_batch_size * world.num_ranks
     size = run.model["image_size"]
     dataset = _dataset(
-        "eval", evaluation_shards(data), data, run,
+        "eval", evaluation_shards(data), data, run, columns,
         transform=ResizeAndCrop(size, data.resize or size),
         make_order=partial(eval_order, global_batch_size),
         global_batch_size=global_batch_size,
@@ -77,14 +85,25 @@ def train_order(
     data: TrainData,
     seed: int,
     global_batch_size: int,
-    shard_sizes: NDArray[np.int64],
-    shards_per_stream: tuple[int, ...],
+    indexes: Sequence[Index],
 ) -> TrainOrder:
-    """The order of training samples, as the settings say."""
+    """The order of training samples, as the settings say. With resampling, each group of shards is a stream of its own.
+
+    Raises:
+        ConfigError: no resampling gives an epoch of the wanted size.
+    """
+    parts = [(len(index.shards), index.source.repeat) for index in indexes]
+    if data.resampling is not None:
+        threshold = threshold_of(data.resampling, indexes)
+        parts = [
+            (group.shards, index.source.repeat * mean_factor(group, threshold))
+            for index in indexes
+            for group in index.groups
+        ]
     return TrainOrder(
-        shard_sizes,
-        shards_per_stream,
-        tuple(shards.repeat for shards in training_shards(data)),
+        np.concatenate([index.sizes for index in indexes]),
+        tuple(shards for shards, _ in parts),
+        tuple(repeat for _, repeat in parts),
         seed,
         data.num_canonical_nodes,
         global_batch_size,
@@ -93,14 +112,19 @@ def train_order(
     )
 
 
-def eval_order(global_batch_size: int, shard_sizes: NDArray[np.int64], shards_per_stream: tuple[int, ...]) -> EvalOrder:
+def eval_order(global_batch_size: int, indexes: Sequence[Index]) -> EvalOrder:
     """The order of evaluation samples."""
-    return EvalOrder(int(shard_sizes.sum()), global_batch_size)
+    return EvalOrder(sum(int(index.sizes.sum()) for index in indexes), global_batch_size)
 
 
-def wanted_columns(data: Source) -> dict[str, str]:
-    """Our name -> name in the shards, of the columns that are read."""
-    return {name: data.columns.get(name, name) for name in REQUIRED}  # type: ignore[call-overload]
+def wanted_columns(data: Source, columns: Sequence[str]) -> dict[str, str]:
+    """Our name -> name in the shards, of the columns that are read: those that all have, and `columns`."""
+    return {name: data.columns.get(name, name) for name in (*REQUIRED, *columns)}  # type: ignore[call-overload]
+
+
+def is_resampled(data: Source) -> bool:
+    """Whether groups of shards are repeated unequally."""
+    return isinstance(data, TrainData) and data.resampling is not None
 
 
 def dataset_folder(run: Run, name: str, shards: Sequence[Shards], node: int) -> Path:
@@ -113,6 +137,7 @@ def _dataset(
     shards: Sequence[Shards],
     data: TrainData | EvalData,
     run: Run,
+    columns: Sequence[str],
     *,
     transform: Transform,
     make_order: MakeOrder,
@@ -122,7 +147,10 @@ def _dataset(
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
     return ImageDataset(
-        [DataStream(part, folder / "cache" / part.name, wanted_columns(data), data) for part in shards],
+        [
+            DataStream(part, folder / "cache" / part.name, wanted_columns(data, columns), data, is_resampled(data))
+            for part in shards
+        ],
         make_order,
         transform,
         batch_size=global_batch_size // world.num_ranks,
@@ -132,6 +160,7 @@ def _dataset(
         folder=folder,
         workers=run.speed.workers,
         predownload=run.speed.predownload,
+        num_classes=run.model["num_classes"] if LABELS in columns else None,
     )
 
 
@@ -159,8 +188,11 @@ def _data_spec(dataset: ImageDataset, speed: Speed) -> DataSpec:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch: images and numbers to tensors, strings to a list."""
-    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+    """Samples to a batch: images, numbers and labels to tensors, strings to a list."""
+    batch = {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+    if LABELS in batch:
+        batch[LABELS] = pad_sequence([torch.from_numpy(labels) for labels in batch[LABELS]], True, NO_LABEL)
+    return batch
 
 
 def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:

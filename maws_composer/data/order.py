@@ -120,7 +120,7 @@ class TrainOrder:
 
     Args:
         shard_sizes: samples of each shard, all streams one after the other.
-        shards_per_stream: how many of these belong to each stream.
+        shards_per_stream: how many of these belong to each stream; with resampling, a group of shards is a stream.
         repeats: of each stream; int(repeat * n) draws of n samples, each of them floor(repeat) times or once more.
         seed: of the run.
         canonical_nodes: C above.

@@ -11,18 +11,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from streaming.base.util import bytes_to_int
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import IMAGE
+from maws_composer.data.class_preflight import class_problems
+from maws_composer.data.columns import DATASET_FILE, IMAGE, LABELS
 from maws_composer.data.decode import UndecodableImageError, decode
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
-from maws_composer.data.index import Index, column_problems, hash_problems, read_index, shard_bytes
-from maws_composer.data.loader import dataset_folder, train_order, wanted_columns
-from maws_composer.data.order import Ids, TrainOrder
-from maws_composer.data.settings import EvalData, Source
+from maws_composer.data.index import (
+    Index,
+    column_problems,
+    hash_problems,
+    read_file,
+    read_index,
+    shard_bytes,
+    with_groups,
+)
+from maws_composer.data.loader import dataset_folder, is_resampled, train_order, wanted_columns
+from maws_composer.data.order import TrainOrder
+from maws_composer.data.resampling import describe
+from maws_composer.data.settings import EvalData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ class EpochReport:
         unit: of which an epoch is a multiple.
         shards: of all streams.
         bytes: of all shards.
+        resampling: in words, if images are repeated unequally.
     """
 
     samples: int
@@ -48,6 +58,7 @@ class EpochReport:
     unit: int
     shards: int
     bytes: int
+    resampling: str = ""
 
     @property
     def left_out(self) -> int:
@@ -58,7 +69,7 @@ class EpochReport:
         share = self.left_out / self.samples
         return (
             f"an epoch is {self.samples_per_epoch:,} samples from {self.shards:,} shards ({self.bytes / 1e9:,.1f} GB); "
-            f"{self.left_out:,} ({share:.2%}) are left out of it, others in each"
+            f"{self.left_out:,} ({share:.2%}) are left out of it, others in each{self.resampling}"
         )
 
 
@@ -69,33 +80,45 @@ class DataCheck(NamedTuple):
     epoch: EpochReport | None
 
 
-def check_data(run: Run, world_size: int, nodes: int) -> DataCheck:
+def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = ()) -> DataCheck:
     """Look for every foreseeable problem of the run's data, in one process of a node.
+
+    `columns` are those that the stage reads besides image and id.
 
     Whether the batch and the canonical nodes can be split over the world is `check_world_size`'s question.
     """
     processes = max(run.speed.workers, 1) * world_size // nodes
     train, evaluation = run.data.train, run.data.eval
-    indexes, problems = _read(training_shards(train), train)
+    indexes, problems = _read(training_shards(train), train, columns)
     epoch = None
     if indexes and not problems:
-        order = train_order(train, run.seed, run.global_train_batch_size, *_sizes(indexes))
-        epoch = _report(order, indexes)
-        block = train.shuffle_block_size if train.shuffle else 1
-        canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
-        problems += _left_out_problems(epoch, run)
-        problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
-        problems += _disk_problems(
-            "train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes)
-        )
-        problems += _image_problems(indexes[0], train)
+        problems, epoch = _check_training(run, indexes, nodes, processes)
     if evaluation is not None:
-        problems += _evaluation_problems(evaluation, run, processes)
+        problems += _evaluation_problems(evaluation, run, processes, columns)
+    if LABELS in columns:
+        sources = [*training_shards(train), *(evaluation_shards(evaluation) if evaluation is not None else [])]
+        problems += class_problems(run.model["num_classes"], sources, train.download_timeout)
     return DataCheck(problems, epoch)
 
 
-def _evaluation_problems(data: EvalData, run: Run, processes: int) -> list[Problem]:
-    indexes, problems = _read(evaluation_shards(data), data)
+def _check_training(run: Run, indexes: Sequence[Index], nodes: int, processes: int) -> DataCheck:
+    train = run.data.train
+    try:
+        order = train_order(train, run.seed, run.global_train_batch_size, indexes)
+    except ConfigError as error:
+        return DataCheck(list(error.problems), None)
+    epoch = _report(order, indexes, train)
+    block = train.shuffle_block_size if train.shuffle else 1
+    canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
+    problems = _left_out_problems(epoch, run)
+    problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
+    problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
+    problems += _image_problems(indexes[0], train)
+    return DataCheck(problems, epoch)
+
+
+def _evaluation_problems(data: EvalData, run: Run, processes: int, columns: Sequence[str]) -> list[Problem]:
+    indexes, problems = _read(evaluation_shards(data), data, columns)
     size = run.model["image_size"]
     if data.resize is not None and data.resize < size:
         problems.append(Problem("data.eval.resize", f"{data.resize} is less than the model's image_size, {size}"))
@@ -106,32 +129,32 @@ def _evaluation_problems(data: EvalData, run: Run, processes: int) -> list[Probl
     return problems
 
 
-def _read(shards: Sequence[Shards], data: Source) -> tuple[list[Index], list[Problem]]:
+def _read(shards: Sequence[Shards], data: Source, columns: Sequence[str]) -> tuple[list[Index], list[Problem]]:
     """The index of each stream, as far as they can be read, and what is wrong with them."""
     indexes: list[Index] = []
     problems: list[Problem] = []
     for source in shards:
         try:
             index = read_index(source, data.download_timeout)
+            if is_resampled(data):
+                index = with_groups(index, read_file(source, DATASET_FILE, data.download_timeout))
         except ConfigError as error:
             problems += error.problems
         else:
             indexes.append(index)
-            problems += column_problems(index, wanted_columns(data)) + hash_problems(index, data.validate_hash)
+            problems += column_problems(index, wanted_columns(data, columns)) + hash_problems(index, data.validate_hash)
     return indexes, problems
 
 
-def _sizes(indexes: Sequence[Index]) -> tuple[Ids, tuple[int, ...]]:
-    return np.concatenate([index.sizes for index in indexes]), tuple(len(index.shards) for index in indexes)
-
-
-def _report(order: TrainOrder, indexes: Sequence[Index]) -> EpochReport:
+def _report(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:
+    resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
     return EpochReport(
         samples=order.draws,
         samples_per_epoch=order.size,
         unit=order.unit,
         shards=sum(len(index.shards) for index in indexes),
         bytes=sum(index.bytes for index in indexes),
+        resampling=resampling,
     )
 
 
@@ -189,9 +212,8 @@ def _image_problems(index: Index, data: Source) -> list[Problem]:
     shard = min(index.shards, key=shard_bytes)
     with tempfile.TemporaryDirectory() as folder:
         # Always in a cache of its own, which is empty again afterwards: two runs may check at one time.
-        stream = DataStream(
-            replace(source, local=None) if source.is_cached else source, Path(folder), wanted_columns(data), data
-        )
+        place = replace(source, local=None) if source.is_cached else source
+        stream = DataStream(place, Path(folder), wanted_columns(data, ()), data)
         reader = stream.reader(shard)
         try:
             stream.prepare_shard(reader)

@@ -40,6 +40,19 @@ class StreamSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """How often images of rare classes are repeated: max(1, sqrt(threshold / frequency of the rarest class)) times.
+
+    Args:
+        threshold: frequency, as a share of the images, below which classes are repeated.
+        epoch_size: instead: draws that an epoch shall have; the threshold follows.
+    """
+
+    threshold: PositiveFloat | None = None
+    epoch_size: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where samples are read, and what is tolerated.
 
@@ -71,6 +84,7 @@ class TrainData(Source):
     Args:
         streams: several sources by name, instead of `remote` and `local`.
         repeat: how often each sample comes in an epoch, on average.
+        resampling: repeat images of rare classes more often, of datasets with groups of shards. Null: all alike.
         num_canonical_nodes: the order of samples is planned for this many nodes; node counts that divide it are legal.
         shuffle: draw a new order for each epoch.
         shuffle_block_size: samples that are shuffled together; larger mixes better and caches more shards.
@@ -83,6 +97,7 @@ class TrainData(Source):
 
     streams: dict[str, StreamSource] = field(default_factory=dict)
     repeat: PositiveFloat = 1.0
+    resampling: Resampling | None = None
     num_canonical_nodes: Positive = 768
     shuffle: bool = True
     shuffle_block_size: Positive = 262_144

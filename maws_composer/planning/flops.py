@@ -31,6 +31,11 @@ def vit_macs(size: ViTSize, image_size: int = 224) -> int:
     return _patch_embedding_macs(size, patches) + size.depth * block_macs(size.width, patches + 1)
 
 
+def classifier_macs(size: ViTSize, num_classes: int, image_size: int = 224) -> int:
+    """MACs of one image through the ViT and a linear head, forward."""
+    return vit_macs(size, image_size) + num_classes * size.width
+
+
 def mae_macs(
     size: ViTSize, image_size: int = 224, mask_ratio: float = 0.75, decoder: DecoderSize | None = None
 ) -> MaeMacs:

@@ -63,6 +63,14 @@ def mae_parameters(
     return Parameters(sum(part.total for part in parts), sum(part.fixed for part in parts))
 
 
+def classifier_parameters(
+    size: ViTSize, num_classes: int, image_size: int = 224, *, fixed_positions: bool = False, qk_norm: bool = False
+) -> Parameters:
+    """Parameters of a ViT with a linear head."""
+    vit = vit_parameters(size, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm)
+    return Parameters(vit.total + num_classes * (size.width + 1), vit.fixed)
+
+
 def block_parameters(width: int, head_dim: int, qk_norm: bool = False) -> int:
     """Parameters of one transformer block."""
     attention = 4 * width**2 + 4 * width

@@ -11,6 +11,7 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.preflight import check_data
 from maws_composer.planning.plan import memory_of, workload_of
+from maws_composer.registry import lookup
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     Raises:
         ConfigError: with all problems at once.
     """
-    data = check_data(loaded.run, world_size, nodes)
+    data = check_data(loaded.run, world_size, nodes, lookup("stage", loaded.run.stage).builder.columns)
     problems = [*check_model(loaded.run, world_size), *data.problems]
     if problems:
         raise ConfigError(loaded.locate(problems))

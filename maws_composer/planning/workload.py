@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maws_composer.models.sizes import DecoderSize, ViTSize, visible_patches
-from maws_composer.planning.flops import block_macs, mae_macs, training_flops
-from maws_composer.planning.parameters import Parameters, block_parameters, mae_parameters
+from maws_composer.planning.flops import block_macs, classifier_macs, mae_macs, training_flops
+from maws_composer.planning.parameters import Parameters, block_parameters, classifier_parameters, mae_parameters
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,13 @@ def mae_workload(size: ViTSize, image_size: int, mask_ratio: float, decoder: Dec
             Blocks(size.depth, size.width, size.head_dim, visible_patches(patches, mask_ratio) + 1, qk_norm),
             Blocks(decoder.depth, decoder.width, decoder.head_dim, patches + 1, qk_norm),
         ),
+    )
+
+
+def wsp_workload(size: ViTSize, num_classes: int, image_size: int, fixed_positions: bool, qk_norm: bool) -> Workload:
+    """Blocks on all patches and the class token, then the head."""
+    return Workload(
+        classifier_parameters(size, num_classes, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm),
+        classifier_macs(size, num_classes, image_size),
+        (Blocks(size.depth, size.width, size.head_dim, size.patches(image_size) + 1, qk_norm),),
     )

@@ -40,7 +40,7 @@ def settings(scenario: dict[str, Any]) -> Any:
         data=Data(train=TrainData(**train), eval=EvalData(**scenario["eval"]) if "eval" in scenario else None),
         global_train_batch_size=scenario.get("batch", 16),
         max_duration="1000sp",
-        model={"image_size": SIZE},
+        model={"image_size": SIZE, "num_classes": scenario.get("classes")},
         seed=scenario.get("seed", 7),
         save_folder="runs/reader",
         speed=Speed(
@@ -61,7 +61,7 @@ def read(scenario: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"rows": [], "sizes": [], "error": None, "state": None}
     try:
         build = build_eval_loader if "eval" in scenario else build_train_loader
-        spec = build(settings(scenario))
+        spec = build(settings(scenario), scenario.get("columns", ()))
         loader = spec.dataloader
         result["length"], result["samples"] = len(loader), spec.num_samples
         if scenario.get("resume"):
@@ -85,7 +85,11 @@ def _read_batches(loader: Any, scenario: dict[str, Any], result: dict[str, Any])
             names = ("epoch", "position", "replaced", "valid")
             numbers = zip(*(batch[name].tolist() for name in names), strict=True)
             pixels = [zlib.crc32(image.numpy().tobytes()) for image in batch["image"]]
-            result["rows"] += [[*row, name, crc] for row, name, crc in zip(numbers, batch["id"], pixels, strict=True)]
+            rows = [[*row, name, crc] for row, name, crc in zip(numbers, batch["id"], pixels, strict=True)]
+            if "labels" in batch:
+                labels = [[label for label in row if label >= 0] for row in batch["labels"].tolist()]
+                rows = [[*row, of_image] for row, of_image in zip(rows, labels, strict=True)]
+            result["rows"] += rows
             if len(result["sizes"]) == scenario.get("batches"):
                 result["state"] = loader.state_dict()
                 return

@@ -7,8 +7,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from maws_composer.models.mae import MaskedAutoencoder
 from maws_composer.models.sizes import SIZES, DecoderSize
 from maws_composer.models.vit import VisionTransformer
-from maws_composer.planning.flops import mae_macs, training_flops, vit_macs
+from maws_composer.planning.flops import classifier_macs, mae_macs, training_flops, vit_macs
 
+# FACTS 2.2, in G: forward MACs of WSP with 28,000 classes, FLOPs of training it
+WSP = {
+    "vit_b16": (17.58, 105.5),
+    "vit_l16": (61.58, 369.5),
+    "vit_h14": (167.33, 1004),
+    "vit_2b14": (493.64, 2961.9),
+    "vit_6.5b14": (1673.76, 10042.5),
+}
 # FACTS 2.2, in G: ViT forward, MAE encoder, decoder, forward MACs; FLOPs of training the MAE
 TABLE = {
     "vit_b16": (17.56, 4.41, 5.37, 9.78, 58.7),
@@ -37,6 +45,13 @@ def test_flops_are_those_of_the_table(name):
     assert [figure / 1e9 for figure in figures] == pytest.approx(TABLE[name], rel=1e-3)
     image_size, macs = FINE_TUNING[name]
     assert vit_macs(size, image_size) / 1e9 == pytest.approx(macs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", WSP)
+def test_flops_of_wsp_are_those_of_the_table(name):
+    macs = classifier_macs(SIZES[name], 28_000)
+    assert [macs / 1e9, training_flops(macs) / 1e9] == pytest.approx(WSP[name], rel=1e-3)
+    assert macs - vit_macs(SIZES[name]) == 28_000 * SIZES[name].width
 
 
 @pytest.mark.parametrize("name", SIZES)
