@@ -72,8 +72,8 @@ class _RangedFile(io.RawIOBase):
 @cache
 def _s3_client(endpoint: str | None) -> Any:
     """For all threads, which boto3 allows. Some servers send the whole file's checksum with a part of it."""
-    import boto3
-    from botocore.config import Config
+    import boto3  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
 
     config = Config(response_checksum_validation="when_required")
     return boto3.Session().client("s3", endpoint_url=endpoint, config=config)
