@@ -45,6 +45,7 @@ from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import write_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.stages.build import build_stage
+from maws_composer.weights.handover import hand_over
 
 log = logging.getLogger("maws_composer")
 
@@ -66,6 +67,8 @@ def train(loaded: LoadedRun) -> None:
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
+    if run.initialize_from and resume_from is None:
+        hand_over(run.initialize_from, stage)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     trainer = Trainer(
         model=stage,

@@ -39,6 +39,8 @@ class MaeStage(ComposerModel):
         decoder: the decoder's shape; 512 x 8 x 16 for every encoder (for 2B and 6.5B inferred).
     """
 
+    encoder_prefix = "mae.encoder."
+
     def __init__(
         self,
         size: Annotated[str, OneOf("size")],
