@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
     export.add_argument("source", metavar="RUN", help="a run or a checkpoint, local or in object storage")
-    export.add_argument("--to", choices=["timm", "hf", "maws", "checkpoint"], required=True, help="see the README")
+    export.add_argument("--to", choices=["timm", "hf", "maws", "checkpoint"], required=True, help="whose layout")
     export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
     export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     export.set_defaults(run=_export)

@@ -69,7 +69,7 @@ def hand_over(address: str, stage: nn.Module) -> None:
 
 def check_source(run: Run) -> list[Problem]:
     """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if the run will resume."""
-    if run.initialize_from is None or _will_resume(run):
+    if not run.initialize_from or _will_resume(run):
         return []
     try:
         with torch.device("meta"):
