@@ -46,6 +46,7 @@ from maws_composer.reporting.report import write_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.finite_loss import FiniteLoss
 from maws_composer.stages.build import build_stage
+from maws_composer.weights.handover import hand_over
 
 log = logging.getLogger("maws_composer")
 
@@ -67,6 +68,8 @@ def train(loaded: LoadedRun) -> None:
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
+    if run.initialize_from and resume_from is None:
+        hand_over(run.initialize_from, stage)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     trainer = Trainer(
         model=stage,

@@ -54,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of a run from its metrics and pictures")
     report.add_argument("run_folder", type=Path, metavar="RUN")
     report.set_defaults(run=_report)
+
+    export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
+    export.add_argument("source", metavar="RUN", help="a run or a checkpoint, local or in object storage")
+    export.add_argument("--to", choices=["timm", "hf", "maws", "checkpoint"], required=True, help="whose layout")
+    export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
+    export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -70,12 +77,9 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _registry(options: argparse.Namespace) -> None:
-    from maws_composer.config.plugins import our_code_paths
-    from maws_composer.registry import describe, load_plugins, names
+    from maws_composer.registry import describe, names
 
-    problems = load_plugins([*our_code_paths(), *options.code_path])
-    if problems:
-        raise ConfigError(problems)
+    _load_plugins(options.code_path)
     if options.name:
         print(describe(options.kind, options.name))
     elif options.kind:
@@ -97,6 +101,21 @@ def _report(options: argparse.Namespace) -> None:
 
     _require_run(options.run_folder)
     print(write_report(options.run_folder))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from maws_composer.weights.export import export
+
+    _load_plugins(options.code_path)
+    print(f"{export(options.source, options.to, options.out)} -> {options.out}")
+
+
+def _load_plugins(code_paths: list[str]) -> None:
+    from maws_composer.config.plugins import our_code_paths
+    from maws_composer.registry import load_plugins
+
+    if problems := load_plugins([*our_code_paths(), *code_paths]):
+        raise ConfigError(problems)
 
 
 def _require_run(folder: Path) -> None:

@@ -86,6 +86,12 @@ def read_newest_first(checkpoints: RunPath) -> Iterator[Checkpoint | PassedOver]
         yield _read(folder, batch=int(match[2]))
 
 
+def read_checkpoint(folder: RunPath) -> Checkpoint | PassedOver:
+    """One folder, whatever it is called; under a name that does not say it, the batch is 0."""
+    match = _NAME.fullmatch(folder.name)
+    return _read(folder, batch=int(match[2]) if match else 0)
+
+
 def _read(folder: RunPath, batch: int) -> Checkpoint | PassedOver:
     try:
         marker = json.loads((folder / MARKER).read_text())

@@ -1,7 +1,8 @@
-"""Named tensors out of a sharded checkpoint, in one process, without the model that wrote it."""
+"""The model's tensors out of a sharded checkpoint, in one process, without the model that wrote it."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,28 +10,55 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from maws_composer.checkpoints.completeness import RunPath
 from maws_composer.checkpoints.safe_reading import SafePlanner, SafeReader
+
+_MODEL = "state.model."
+
+
+class SavedModel:
+    """A checkpoint's model, of which nothing but names and shapes is read before a tensor is asked for.
+
+    Args:
+        checkpoint: a folder such as runs/mae/checkpoints/ep0-ba800, local or in object storage; any number of ranks
+            may have written it.
+
+    Attributes:
+        shapes: name -> shape. Optimizer states are not among them.
+    """
+
+    def __init__(self, checkpoint: RunPath) -> None:
+        self._reader = SafeReader(checkpoint)
+        self._saved = {
+            name.removeprefix(_MODEL): entry
+            for name, entry in self._reader.read_metadata().state_dict_metadata.items()
+            if name.startswith(_MODEL) and isinstance(entry, TensorStorageMetadata)
+        }
+        self.shapes = {name: entry.size for name, entry in self._saved.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, whole, on the CPU."""
+        entry = self._saved[name]
+        tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended
+            dcp.load({_MODEL + name: tensor}, storage_reader=self._reader, planner=SafePlanner(), no_dist=True)
+        return tensor
 
 
 def read_weights(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """The model's tensors whose names begin with `prefix`, whole, on the CPU; optimizer states are not read.
 
     Args:
-        checkpoint: a folder such as runs/mae/checkpoints/ep0-ba800; any number of ranks may have written it.
+        checkpoint: as for SavedModel.
         prefix: for example "mae.encoder."; it is cut off the names.
 
     Raises:
         KeyError: if there is no such tensor, naming what there is.
     """
-    reader, begin = SafeReader(checkpoint), f"state.model.{prefix}"
-    saved = reader.read_metadata().state_dict_metadata
-    wanted = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in saved.items()
-        if name.startswith(begin) and isinstance(entry, TensorStorageMetadata)
-    }
+    model = SavedModel(checkpoint)
+    wanted = [name for name in model.shapes if name.startswith(prefix)]
     if not wanted:
-        modules = sorted({name.split(".")[2] for name in saved if name.startswith("state.model.")})
+        modules = sorted({name.split(".")[0] for name in model.shapes})
         raise KeyError(f"{checkpoint} has no weights named {prefix}*; it has {', '.join(modules)}")
-    dcp.load(wanted, storage_reader=reader, planner=SafePlanner(), no_dist=True)
-    return {name.removeprefix(begin): tensor for name, tensor in wanted.items()}
+    return {name.removeprefix(prefix): model.read(name) for name in wanted}

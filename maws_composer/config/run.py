@@ -40,6 +40,8 @@ class Run:
         data: where samples come from.
         global_train_batch_size: samples per step over all GPUs; constant for a run.
         max_duration: length of the run in samples.
+        initialize_from: where the encoder's weights come from: a run, a checkpoint, an export or a released file. Not
+            read, so no longer needed, when the run resumes. Null: from the seed.
         seed: everything random follows from it.
         precision: `fp32`, `tf32` (fp32 with TF32 matrix products) or `amp_bf16`.
         optimizer: AdamW.
@@ -66,6 +68,7 @@ class Run:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     global_train_batch_size: Annotated[int, Field(gt=0)]
     max_duration: Samples
+    initialize_from: str | None = None
     precision: Precision = "fp32"
     optimizer: AdamW = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Schedule)

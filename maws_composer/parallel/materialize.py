@@ -29,7 +29,7 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
     for name, parameter in module.named_parameters():
         full = torch.full(parameter.shape, float("nan"), dtype=parameter.dtype)
         cast(Initializable, module).initialize_parameter(name, full, parameter_generator(seed, name))
-        parameter.copy_(_as_sharded(full.to(device), parameter))
+        parameter.copy_(as_sharded(full.to(device), parameter))
     missed = [name for name, parameter in module.named_parameters() if _local(parameter).isnan().any()]
     if missed:
         raise RuntimeError(f"initialize_parameter left NaN in {', '.join(missed)}")
@@ -43,10 +43,11 @@ def _allocate(module: nn.Module, device: torch.device) -> None:
         _local(parameter).fill_(float("nan"))
 
 
-def _as_sharded(full: Tensor, like: Tensor) -> Tensor:
+def as_sharded(full: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a tensor that every rank holds whole, sharded as `like` is; whole, if that is no DTensor."""
     if not isinstance(like, DTensor):
         return full
-    # Every rank drew the same bits: with no source rank nothing is sent.
+    # Every rank has the same bits: with no source rank nothing is sent.
     return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
 

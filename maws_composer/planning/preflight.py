@@ -12,6 +12,7 @@ from maws_composer.config.run import Run
 from maws_composer.data.preflight import check_data
 from maws_composer.planning.plan import memory_of, workload_of
 from maws_composer.registry import lookup
+from maws_composer.weights.handover import check_source
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,9 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         ConfigError: with all problems at once.
     """
     data = check_data(loaded.run, world_size, nodes, lookup("stage", loaded.run.stage).builder.columns)
-    problems = [*check_model(loaded.run, world_size), *data.problems]
+    model = check_model(loaded.run, world_size)
+    source = [] if model else check_source(loaded.run)
+    problems = [*model, *source, *data.problems]
     if problems:
         raise ConfigError(loaded.locate(problems))
     log.info("%s", data.epoch)

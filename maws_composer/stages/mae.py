@@ -40,6 +40,7 @@ class MaeStage(ComposerModel):
     """
 
     columns: tuple[str, ...] = ()
+    encoder_prefix = "mae.encoder."
 
     def __init__(
         self,

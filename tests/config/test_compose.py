@@ -136,6 +136,7 @@ def test_only_credentials_are_hidden(load):
         ("max_duration=10_000sp", ["max_duration"]),
         ("data.train.crop_scale=[0.1, 1.0]", ["data.train.crop_scale"]),
         ("optimizer.base_lr=1", ["optimizer.base_lr"]),
+        ("initialize_from=s3://bucket/mae", ["initialize_from"]),
         ("data.train.remote=s3://elsewhere", []),
         ("data.train.local=/cache", []),
         ("data.train.download_retry=9", []),

@@ -1,0 +1,121 @@
+"""A stage begins with the encoder of an earlier one, bit by bit, whatever number of processes wrote or reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maws_composer.config.plugins import load_with_ours
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.models.sizes import SIZES, ViTSize
+from maws_composer.planning.preflight import preflight
+from maws_composer.weights.sources import open_encoder
+from tests.runs import Finished, Runs
+from tests.s3_server import S3Server, rclone
+from tests.weights.saved import autoencoder, same_bytes, save_run
+
+
+@pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
+def test_from_two_processes_in_object_storage_to_one_and_back_to_two(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ten_steps = ("max_duration=160sp", "code_paths=[tests/plugins]")
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        server.bucket("bucket")
+        runs = Runs(tmp_path, images, server.environment)
+
+        def run(name: str, source: str | None, processes: int) -> Finished:
+            start = (f"initialize_from={source}", f"callbacks.record_encoder.file={tmp_path / name}.pt")
+            finished = runs(name, *ten_steps, *(start if source else ()), "seed=1" if source else "seed=0",
+                            f"save_folder=s3://bucket/{name}", processes=processes)  # fmt: skip
+            assert finished.code == 0, finished.output
+            return finished
+
+        run("first", None, processes=2)
+        second = run("second", "s3://bucket/first", processes=1)
+        third = run("third", "s3://bucket/second", processes=2)
+        for source, finished in (("first", second), ("second", third)):
+            encoder = open_encoder(f"s3://bucket/{source}")
+            received = torch.load(f"{tmp_path / finished.folder.name}.pt", weights_only=True)
+            same_bytes(received, {name: encoder.read(name) for name in encoder.shapes})
+            told = (
+                f"encoder from s3://bucket/{source}/checkpoints/ep0-ba10: 54 tensors of 54 taken; 20 left there "
+                "(mask token 1, decoder 19); 20 start anew (mask token 1, decoder 19)"
+            )
+            assert finished.output.count(told) == 1
+
+
+@pytest.fixture
+def refused(runs: Runs):
+    """What preflight says of a miniature run with a wrong source."""
+
+    def problems(source: Path, *overrides: str) -> list[Problem]:
+        loaded = load_with_ours(
+            runs.recipe, [f"initialize_from={source}", f"save_folder={runs.folder / 'run'}", *overrides]
+        )
+        with pytest.raises(ConfigError) as caught:
+            preflight(loaded, world_size=1, nodes=1)
+        return caught.value.problems
+
+    return problems
+
+
+def saved(file: Path, size: ViTSize, qk_norm: bool = False) -> Path:
+    save_file(autoencoder(size, qk_norm).encoder.state_dict(), file)
+    return file
+
+
+def test_another_size_is_refused_before_training_with_its_name(refused, tmp_path: Path) -> None:
+    file = saved(tmp_path / "b.safetensors", ViTSize(width=768, depth=12, heads=1, patch_size=16))
+    (problem,) = refused(file)
+    assert (problem.path, problem.where) == ("initialize_from", "command line")
+    assert problem.message == (
+        f"{file} does not fit, 150 tensors disagree: it is vit_b16; see model.size\n"
+        "cls_token: 1 x 1 x 768 there, 1 x 1 x 128 here\n"
+        "pos_embed: 1 x 17 x 768 there, 1 x 17 x 128 here\n"
+        "patch_embed.proj.weight: 768 x 3 x 16 x 16 there, 128 x 3 x 6 x 6 here\n"
+        "patch_embed.proj.bias: 768 there, 128 here\n"
+        "blocks.0.norm1.weight: 768 there, 128 here\n"
+        "blocks.0.norm1.bias: 768 there, 128 here\n"
+        "... and 144 more"
+    )
+
+
+def test_other_patches_are_refused(refused, tmp_path: Path) -> None:
+    file = saved(tmp_path / "patch.safetensors", ViTSize(width=128, depth=4, heads=4, patch_size=4))
+    assert refused(file)[0].message == (
+        f"{file} does not fit, 1 tensors disagree: it is 128 wide, 4 deep, with patches of 4; see model.size\n"
+        "patch_embed.proj.weight: 128 x 3 x 4 x 4 there, 128 x 3 x 6 x 6 here"
+    )
+
+
+def test_another_grid_of_positions_is_refused(refused, tmp_path: Path) -> None:
+    file = saved(tmp_path / "grid.safetensors", SIZES["vit_micro"])
+    assert refused(file, "model.image_size=48")[0].message == (
+        f"{file} does not fit, 1 tensors disagree: its positions are those of 24 px images; see model.image_size\n"
+        "pos_embed: 1 x 17 x 128 there, 1 x 65 x 128 here"
+    )
+
+
+def test_qk_norm_on_one_side_is_refused(refused, tmp_path: Path) -> None:
+    file = saved(tmp_path / "qk.safetensors", SIZES["vit_micro"], qk_norm=True)
+    head, *tensors = refused(file)[0].message.split("\n")
+    assert head == f"{file} does not fit, 16 tensors disagree; see model.qk_norm"
+    assert "blocks.0.attn.q_norm.weight: 32 there, none here" in tensors
+
+
+def test_a_missing_source_is_told_with_everything_else(refused, tmp_path: Path) -> None:
+    problems = refused(tmp_path / "nowhere", "data.train.local=/nowhere")
+    assert {problem.path for problem in problems} == {"initialize_from", "data.train.local"}
+    assert problems[0].message == f"there is no run, checkpoint or weights at {tmp_path}/nowhere"
+
+
+def test_a_run_that_will_resume_does_not_need_its_source(runs: Runs) -> None:
+    save_run(runs.folder / "run", autoencoder(SIZES["vit_micro"]), "vit_micro")
+    loaded = load_with_ours(runs.recipe, ["initialize_from=/nowhere", f"save_folder={runs.folder / 'run'}"])
+    preflight(loaded, world_size=1, nodes=1)
