@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from maws_composer.data.columns import REQUIRED
 from maws_composer.data.dataset import ImageDataset, MakeOrder, Sample
@@ -26,9 +27,19 @@ from maws_composer.data.transforms import RandomCropAndFlip, ResizeAndCrop, Tran
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
-    from maws_composer.parallel.settings import Speed
+    from maws_composer.parallel.settings import ForwardSpeed
 
 Batch = dict[str, Any]
+
+
+class Reads(Protocol):
+    """What a loader asks of a configuration: a `Run`, or an `Evaluation`."""
+
+    @property
+    def speed(self) -> ForwardSpeed: ...
+
+    @property
+    def save_folder(self) -> str: ...
 
 
 def build_train_loader(run: Run) -> DataSpec:
@@ -58,17 +69,30 @@ def build_eval_loader(run: Run) -> DataSpec | None:
     `position` is the sample's ordinal, `epoch` 0.
     """
     data = run.data.eval
-    if data is None:
-        return None
+    return None if data is None else build_loader_of_each_once(data, "data.eval", run.model["image_size"], run)
+
+
+def build_loader_of_each_once(
+    data: EvalData, key: str, image_size: int, run: Reads, columns: tuple[str, ...] = ()
+) -> DataSpec:
+    """Batches that hold every sample of `data` once, as `build_eval_loader` has them.
+
+    Args:
+        data: the samples.
+        key: of the section that names them, such as "data.eval"; no other loader of the run may have it.
+        image_size: side of the central crop.
+        run: whose loader it is.
+        columns: to be read beside image and id.
+    """
     world = World.detect()
     global_batch_size = run.speed.device_eval_batch_size * world.num_ranks
-    size = run.model["image_size"]
     dataset = _dataset(
-        "eval", evaluation_shards(data), data, run,
-        transform=ResizeAndCrop(size, data.resize or size),
+        key.removeprefix("data.").replace(".", "-"), evaluation_shards(data, key), data, run,
+        transform=ResizeAndCrop(image_size, data.resize or image_size),
         make_order=partial(eval_order, global_batch_size),
         global_batch_size=global_batch_size,
         canonical_nodes=world.num_nodes,
+        columns=columns,
     )  # fmt: skip
     return _data_spec(dataset, run.speed)
 
@@ -98,12 +122,12 @@ def eval_order(global_batch_size: int, shard_sizes: NDArray[np.int64], shards_pe
     return EvalOrder(int(shard_sizes.sum()), global_batch_size)
 
 
-def wanted_columns(data: Source) -> dict[str, str]:
-    """Our name -> name in the shards, of the columns that are read."""
-    return {name: data.columns.get(name, name) for name in REQUIRED}  # type: ignore[call-overload]
+def wanted_columns(data: Source, extra: tuple[str, ...] = ()) -> dict[str, str]:
+    """Our name -> name in the shards, of the columns that are read: those that all need, and `extra`."""
+    return {name: data.columns.get(name, name) for name in (*REQUIRED, *extra)}  # type: ignore[call-overload]
 
 
-def dataset_folder(run: Run, name: str, shards: Sequence[Shards], node: int) -> Path:
+def dataset_folder(run: Reads, name: str, shards: Sequence[Shards], node: int) -> Path:
     """Where a dataset of the run keeps its cache and its locks on this node."""
     return run_folder(run.speed.scratch_folder, run.save_folder, name, [part.address for part in shards], node)
 
@@ -112,17 +136,18 @@ def _dataset(
     name: str,
     shards: Sequence[Shards],
     data: TrainData | EvalData,
-    run: Run,
+    run: Reads,
     *,
     transform: Transform,
     make_order: MakeOrder,
     global_batch_size: int,
     canonical_nodes: int,
+    columns: tuple[str, ...] = (),
 ) -> ImageDataset:
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
     return ImageDataset(
-        [DataStream(part, folder / "cache" / part.name, wanted_columns(data), data) for part in shards],
+        [DataStream(part, folder / "cache" / part.name, wanted_columns(data, columns), data) for part in shards],
         make_order,
         transform,
         batch_size=global_batch_size // world.num_ranks,
@@ -135,7 +160,7 @@ def _dataset(
     )
 
 
-def _data_spec(dataset: ImageDataset, speed: Speed) -> DataSpec:
+def _data_spec(dataset: ImageDataset, speed: ForwardSpeed) -> DataSpec:
     # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
     with_workers = {
         "prefetch_factor": speed.prefetch_factor,
@@ -159,7 +184,7 @@ def _data_spec(dataset: ImageDataset, speed: Speed) -> DataSpec:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch: images and numbers to tensors, strings to a list."""
+    """Samples to a batch: images and numbers to tensors, arrays of indices to one padded with -1, strings to a list."""
     return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
@@ -182,4 +207,6 @@ def _stack(values: list[Any]) -> Tensor | list[Any]:
         return torch.stack(values)
     if isinstance(first, bool | int):
         return torch.tensor(values)
+    if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):
+        return pad_sequence([torch.from_numpy(value.astype(np.int64)) for value in values], True, -1)
     return values

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -94,6 +94,20 @@ def check_data(run: Run, world_size: int, nodes: int) -> DataCheck:
     return DataCheck(problems, epoch)
 
 
+def check_sources(sources: Mapping[str, EvalData], columns: tuple[str, ...]) -> list[Problem]:
+    """Look for problems of data that an evaluation reads, in one process of a node.
+
+    Args:
+        sources: by the key of their section, such as "data.test".
+        columns: that they need beside image and id.
+    """
+    problems: list[Problem] = []
+    for key, data in sources.items():
+        indexes, wrong = _read(evaluation_shards(data, key), data, columns)
+        problems += wrong or _image_problems(indexes[0], data)
+    return problems
+
+
 def _evaluation_problems(data: EvalData, run: Run, processes: int) -> list[Problem]:
     indexes, problems = _read(evaluation_shards(data), data)
     size = run.model["image_size"]
@@ -106,7 +120,7 @@ def _evaluation_problems(data: EvalData, run: Run, processes: int) -> list[Probl
     return problems
 
 
-def _read(shards: Sequence[Shards], data: Source) -> tuple[list[Index], list[Problem]]:
+def _read(shards: Sequence[Shards], data: Source, columns: tuple[str, ...] = ()) -> tuple[list[Index], list[Problem]]:
     """The index of each stream, as far as they can be read, and what is wrong with them."""
     indexes: list[Index] = []
     problems: list[Problem] = []
@@ -117,7 +131,7 @@ def _read(shards: Sequence[Shards], data: Source) -> tuple[list[Index], list[Pro
             problems += error.problems
         else:
             indexes.append(index)
-            problems += column_problems(index, wanted_columns(data)) + hash_problems(index, data.validate_hash)
+            problems += column_problems(index, wanted_columns(data, columns)) + hash_problems(index, data.validate_hash)
     return indexes, problems
 
 
