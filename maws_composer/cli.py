@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     registry = commands.add_parser("registry", help="what can be named in a YAML, where it is from, its arguments")
-    registry.add_argument("kind", nargs="?", help="stage, callback, logger or size")
+    registry.add_argument("kind", nargs="?", help="stage, callback, logger, evaluation or size")
     registry.add_argument("name", nargs="?")
     registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
     registry.set_defaults(run=_registry)
@@ -80,7 +80,7 @@ def _registry(options: argparse.Namespace) -> None:
     elif options.kind:
         print("\n\n".join(describe(options.kind, name) for name in names(options.kind)))
     else:
-        print("\n".join(f"{kind:<9} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+        print("\n".join(f"{kind:<10} {', '.join(names(kind)) or '-'}" for kind in KINDS))
 
 
 def _probe(options: argparse.Namespace) -> None:
