@@ -85,7 +85,7 @@ def _registry(options: argparse.Namespace) -> None:
     elif options.kind:
         print("\n\n".join(describe(options.kind, name) for name in names(options.kind)))
     else:
-        print("\n".join(f"{kind:<9} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+        print("\n".join(f"{kind:<10} {', '.join(names(kind)) or '-'}" for kind in KINDS))
 
 
 def _probe(options: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ from maws_composer.config.problems import ConfigError, Problem
 
 Plugin = TypeVar("Plugin")
 
-KINDS = ("stage", "callback", "logger", "size")
+KINDS = ("stage", "callback", "logger", "evaluation", "size")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ def register_callback(name: str) -> Callable[[Plugin], Plugin]:
 def register_logger(name: str) -> Callable[[Plugin], Plugin]:
     """A Composer logger; its arguments are `loggers.<name>`."""
     return register("logger", name)
+
+
+def register_evaluation(name: str) -> Callable[[Plugin], Plugin]:
+    """A class whose objects turn features of training and test images into a `Result`; its arguments are
+    `evaluations.<name>`."""
+    return register("evaluation", name)
 
 
 def register_size(name: str) -> Callable[[Plugin], Plugin]:

@@ -1,11 +1,12 @@
-"""From a YAML and a command line to a checked `Run`, or to everything that is wrong with them."""
+"""From a YAML and a command line to a checked configuration, or to everything that is wrong with them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from maws_composer import registry
 from maws_composer.config.check import Mistake, Outcome, arguments_of, check, keys_of, nearest_key, signature_of
@@ -14,9 +15,28 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run, check_world_size, contradictions
 from maws_composer.config.secrecy import mask_text
 
+Config = TypeVar("Config")
+
 
 @dataclasses.dataclass(frozen=True)
-class LoadedRun:
+class Schema(Generic[Config]):
+    """What a YAML is checked against.
+
+    Args:
+        config: a dataclass, `Run` for train.py.
+        plugins: section -> kind of the plugins that are named in it; the section of a stage holds its arguments.
+        harmless: in the place of what is required and wrong, chosen so that nothing else looks wrong because of it.
+        contradictions: finds what no single value shows.
+    """
+
+    config: type[Config]
+    plugins: Mapping[str, str]
+    harmless: Mapping[str, Any]
+    contradictions: Callable[[Config], list[Problem]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Generic[Config]):
     """A run, and what it was made from.
 
     Args:
@@ -26,7 +46,7 @@ class LoadedRun:
         secrets: texts that must not be shown.
     """
 
-    run: Run
+    run: Config
     resolved: dict[str, Any]
     provenance: dict[str, str]
     secrets: frozenset[str]
@@ -40,6 +60,8 @@ class LoadedRun:
             for problem in problems
         ]
 
+
+LoadedRun = Loaded[Run]
 
 _FEW = 8  # keys that are worth being listed
 
@@ -59,7 +81,7 @@ def load_run(
     world_size: int | None = None,
     nodes: int = 1,
 ) -> LoadedRun:
-    """Compose, check and complete a configuration.
+    """Compose, check and complete the configuration of a training run.
 
     Args:
         path: the YAML.
@@ -71,13 +93,25 @@ def load_run(
     Raises:
         ConfigError: with every problem that can be seen at once.
     """
+    schema = Schema(Run, _RUN_PLUGINS, _HARMLESS, partial(_run_problems, world_size=world_size, nodes=nodes))
+    return load(schema, path, overrides, code_paths)
+
+
+def load(
+    schema: Schema[Config], path: str | Path, overrides: Iterable[str] = (), code_paths: Sequence[str | Path] = ()
+) -> Loaded[Config]:
+    """`load_run` for any schema.
+
+    Raises:
+        ConfigError: with every problem that can be seen at once.
+    """
     composed = compose(str(path), overrides)
     data = composed.data
     data.setdefault("run_name", Path(path).stem)
     problems = [*composed.problems, *_load_plugins(code_paths, composed)]
-    sections, plugin_problems = _plugin_sections(composed)
+    sections, plugin_problems = _plugin_sections(composed, schema.plugins)
 
-    outcome = check(Run, data)
+    outcome = check(schema.config, data)
     mistakes = list(outcome.mistakes)
     plain = outcome.plain
     arguments: dict[KeyPath, dict[str, Any]] = {}
@@ -86,23 +120,25 @@ def load_run(
         arguments[section.path] = arguments_of(part.value) if part.value else {}
         mistakes += [dataclasses.replace(wrong, path=section.path + wrong.path) for wrong in part.mistakes]
         _put(plain, section.path, part.plain)
-    known = _known_keys(sections, data)
+    known = _known_keys(schema.config, sections, data)
     problems += [_as_problem(wrong, composed, known) for wrong in mistakes if not _follows(wrong, composed)]
     problems += plugin_problems
-    problems += _whole_run_problems(outcome.value or _without(mistakes, data), mistakes, composed, world_size, nodes)
+    if config := outcome.value or _without(mistakes, data, schema):
+        problems += _contradictions(schema.contradictions(config), mistakes, composed)
     if problems:
         hidden = composed.secrets
         raise ConfigError([dataclasses.replace(one, message=mask_text(one.message, hidden)) for one in problems])
 
     assert outcome.value is not None
-    run = dataclasses.replace(
-        outcome.value,
-        model=arguments["model",],
-        callbacks={name: arguments["callbacks", name] for name in outcome.value.callbacks},
-        loggers={name: arguments["loggers", name] for name in outcome.value.loggers},
-    )
+    filled = {
+        section: arguments[section,]
+        if kind == "stage"
+        else {name: arguments[section, name] for name in getattr(outcome.value, section)}
+        for section, kind in schema.plugins.items()
+    }
+    run: Config = dataclasses.replace(outcome.value, **filled)  # type: ignore[type-var]
     provenance = {".".join(key): str(where) for key, where in composed.where.items()}
-    return LoadedRun(run, plain, provenance, frozenset(composed.secrets))
+    return Loaded(run, plain, provenance, frozenset(composed.secrets))
 
 
 def _load_plugins(code_paths: Sequence[str | Path], composed: Composed) -> Iterator[Problem]:
@@ -112,13 +148,13 @@ def _load_plugins(code_paths: Sequence[str | Path], composed: Composed) -> Itera
         yield dataclasses.replace(problem, where=composed.where_is(("code_paths",)) if named else "")
 
 
-def _plugin_sections(composed: Composed) -> tuple[list[_Section], list[Problem]]:
+def _plugin_sections(composed: Composed, plugins: Mapping[str, str]) -> tuple[list[_Section], list[Problem]]:
     """The plugins that the run names, and a problem for each that there is not."""
     data, sections, problems = composed.data, [], []
-    for path, kind, name, arguments in _named_plugins(data):
+    for path, kind, name, arguments in _named_plugins(data, plugins):
         key = ("stage",) if kind == "stage" else path
         if not isinstance(arguments, Mapping) and (arguments is not None or kind == "stage"):
-            continue  # the check of `Run` says so
+            continue  # the check of the whole says so
         try:
             schema = signature_of(registry.lookup(kind, name).builder)
         except ConfigError as error:
@@ -133,12 +169,13 @@ def _plugin_sections(composed: Composed) -> tuple[list[_Section], list[Problem]]
     return sections, problems
 
 
-def _named_plugins(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str, str, Any]]:
-    if isinstance(data.get("stage"), str):
-        yield ("model",), "stage", data["stage"], data.get("model")
-    for section, kind in (("callbacks", "callback"), ("loggers", "logger")):
+def _named_plugins(data: Mapping[str, Any], plugins: Mapping[str, str]) -> Iterator[tuple[KeyPath, str, str, Any]]:
+    for section, kind in plugins.items():
         named = data.get(section)
-        if isinstance(named, Mapping):
+        if kind == "stage":
+            if isinstance(data.get("stage"), str):
+                yield (section,), kind, data["stage"], named
+        elif isinstance(named, Mapping):
             for name, arguments in named.items():
                 yield (section, name), kind, name, arguments
 
@@ -149,8 +186,8 @@ def _put(plain: dict[str, Any], path: KeyPath, arguments: dict[str, Any]) -> Non
     plain[path[-1]] = arguments
 
 
-def _known_keys(sections: Iterable[_Section], data: Mapping[str, Any]) -> list[KeyPath]:
-    keys = list(keys_of(Run, data))
+def _known_keys(config: type, sections: Iterable[_Section], data: Mapping[str, Any]) -> list[KeyPath]:
+    keys = list(keys_of(config, data))
     for section in sections:
         keys += keys_of(section.schema, section.arguments, section.path)
     return keys
@@ -175,16 +212,22 @@ def _as_problem(wrong: Mistake, composed: Composed, known: Sequence[KeyPath]) ->
     return Problem(".".join(wrong.path), message, composed.where_is(wrong.path))
 
 
-# In the place of what is required and wrong, chosen so that nothing else looks wrong because of them.
-_HARMLESS = {"stage": "", "model": {}, "data": {}, "global_train_batch_size": 1, "max_duration": "1sp"}
+_RUN_PLUGINS = {"model": "stage", "callbacks": "callback", "loggers": "logger"}
+_HARMLESS = {
+    "stage": "",
+    "model": {},
+    "data": {"train": {}},
+    "global_train_batch_size": 1,
+    "max_duration": "1sp",
+}
 
 
-def _without(mistakes: Iterable[Mistake], data: Mapping[str, Any]) -> Run | None:
+def _without(mistakes: Iterable[Mistake], data: Mapping[str, Any], schema: Schema[Config]) -> Config | None:
     """The run with something harmless where there are mistakes, so that what is wrong with the rest can be said too."""
-    kept = _HARMLESS | _prune(data, (), {mistake.path for mistake in mistakes})
+    kept = {**schema.harmless, **_prune(data, (), {mistake.path for mistake in mistakes})}
     if isinstance(kept["data"], Mapping):
-        kept["data"] = {"train": {}} | dict(kept["data"])
-    return check(Run, kept).value
+        kept["data"] = {**schema.harmless["data"], **kept["data"]}
+    return check(schema.config, kept).value
 
 
 def _prune(data: Mapping[str, Any], path: KeyPath, wrong: set[KeyPath]) -> dict[str, Any]:
@@ -198,15 +241,13 @@ def _prune(data: Mapping[str, Any], path: KeyPath, wrong: set[KeyPath]) -> dict[
     return kept
 
 
-def _whole_run_problems(
-    run: Run | None, mistakes: Sequence[Mistake], composed: Composed, world_size: int | None, nodes: int
-) -> Iterator[Problem]:
-    if run is None:
-        return
+def _run_problems(run: Run, world_size: int | None, nodes: int) -> list[Problem]:
+    return [*contradictions(run), *(check_world_size(run, world_size, nodes) if world_size else [])]
+
+
+def _contradictions(problems: Iterable[Problem], mistakes: Iterable[Mistake], composed: Composed) -> Iterator[Problem]:
+    """Without those about keys whose values are not known."""
     doubtful = {wrong.path for wrong in mistakes} | set(composed.lost)
-    problems = contradictions(run)
-    if world_size and ("global_train_batch_size",) not in doubtful:
-        problems += check_world_size(run, world_size, nodes)
     for problem in problems:
         path = tuple(problem.path.split("."))
         if not any(bad[: len(path)] == path or path[: len(bad)] == bad for bad in doubtful):

@@ -10,7 +10,6 @@ from typing import Any
 from maws_composer.config.check import Outcome, arguments_of, check, signature_of
 from maws_composer.config.load import LoadedRun, load_run
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.config.run import Run
 from maws_composer.registry import Entry, lookup
 
 OUR_CALLBACKS = Path(__file__).parents[2] / "callbacks"
@@ -28,14 +27,14 @@ def load_with_ours(
 
 
 def our_code_paths() -> list[Path | str]:
-    """Our stages, our loggers, and the callbacks beside train.py: found through the same door as a user's."""
+    """Our stages, evaluations, loggers, and the callbacks beside train.py: found through the same door as a user's."""
     here = Path.cwd()
     callbacks = OUR_CALLBACKS.relative_to(here) if OUR_CALLBACKS.is_relative_to(here) else OUR_CALLBACKS
-    ours: list[Path | str] = ["maws_composer.stages", "maws_composer.reporting.loggers"]
+    ours: list[Path | str] = ["maws_composer.stages", "maws_composer.evaluation", "maws_composer.reporting.loggers"]
     return [*ours, callbacks] if callbacks.is_dir() else ours
 
 
-def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Run) -> Any:
+def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Any) -> Any:
     """Make the object: nested dataclasses from plain arguments, and `run` where the plugin asks for it.
 
     Raises:
@@ -50,7 +49,7 @@ def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Run) -> Any:
     return entry.builder(**keywords)
 
 
-def build_all(kind: str, named: Mapping[str, Mapping[str, Any] | None], run: Run) -> list[Any]:
+def build_all(kind: str, named: Mapping[str, Mapping[str, Any] | None], run: Any) -> list[Any]:
     """The objects of a section such as `run.callbacks`, in its order.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from maws_composer.config.load import LoadedRun
+from maws_composer.config.load import Loaded
 from maws_composer.config.secrecy import mask
 
 _WIDEST = 60  # of the values; the remark of a longer one follows it at once
@@ -28,12 +28,12 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def to_yaml(loaded: LoadedRun) -> str:
+def to_yaml(loaded: Loaded[Any]) -> str:
     """The resolved configuration without credentials, to be saved with the run."""
     return yaml.dump(mask(loaded.resolved, loaded.secrets), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def print_resolved(loaded: LoadedRun) -> str:
+def print_resolved(loaded: Loaded[Any]) -> str:
     """The resolved configuration without credentials, each value with where it came from."""
     lines = list(_lines(mask(loaded.resolved, loaded.secrets), ()))
     width = max((len(text) for text, path in lines if path and len(text) <= _WIDEST), default=0)

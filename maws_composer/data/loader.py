@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,11 +28,21 @@ from maws_composer.data.transforms import RandomCropAndFlip, ResizeAndCrop, Tran
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
-    from maws_composer.parallel.settings import Speed
+    from maws_composer.parallel.settings import ForwardSpeed
 
 Batch = dict[str, Any]
 
 NO_LABEL = -1
+
+
+class Reads(Protocol):
+    """What a loader asks of a configuration: a `Run`, or an `Evaluation`."""
+
+    @property
+    def speed(self) -> ForwardSpeed: ...
+
+    @property
+    def save_folder(self) -> str: ...
 
 
 def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
@@ -51,11 +61,13 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
     data = run.data.train
     transform = RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
     dataset = _dataset(
-        "train", training_shards(data), data, run, columns,
+        "train", training_shards(data), data, run,
         transform=transform,
         make_order=partial(train_order, data, run.seed, run.global_train_batch_size),
         global_batch_size=run.global_train_batch_size,
         canonical_nodes=data.num_canonical_nodes,
+        columns=columns,
+        num_classes=_num_classes(run, columns),
     )  # fmt: skip
     return _data_spec(dataset, run.speed)
 
@@ -68,15 +80,39 @@ def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
     data = run.data.eval
     if data is None:
         return None
+    return build_loader_of_each_once(
+        data, "data.eval", run.model["image_size"], run, columns, _num_classes(run, columns)
+    )
+
+
+def build_loader_of_each_once(
+    data: EvalData,
+    key: str,
+    image_size: int,
+    run: Reads,
+    columns: Sequence[str] = (),
+    num_classes: int | None = None,
+) -> DataSpec:
+    """Batches that hold every sample of `data` once, as `build_eval_loader` has them.
+
+    Args:
+        data: the samples.
+        key: of the section that names them, such as "data.eval"; no other loader of the run may have it.
+        image_size: side of the central crop.
+        run: whose loader it is.
+        columns: to be read beside image and id.
+        num_classes: labels at or above it are an error. None: any may come.
+    """
     world = World.detect()
     global_batch_size = run.speed.device_eval_batch_size * world.num_ranks
-    size = run.model["image_size"]
     dataset = _dataset(
-        "eval", evaluation_shards(data), data, run, columns,
-        transform=ResizeAndCrop(size, data.resize or size),
+        key.removeprefix("data.").replace(".", "-"), evaluation_shards(data, key), data, run,
+        transform=ResizeAndCrop(image_size, data.resize or image_size),
         make_order=partial(eval_order, global_batch_size),
         global_batch_size=global_batch_size,
         canonical_nodes=world.num_nodes,
+        columns=columns,
+        num_classes=num_classes,
     )  # fmt: skip
     return _data_spec(dataset, run.speed)
 
@@ -127,7 +163,7 @@ def is_resampled(data: Source) -> bool:
     return isinstance(data, TrainData) and data.resampling is not None
 
 
-def dataset_folder(run: Run, name: str, shards: Sequence[Shards], node: int) -> Path:
+def dataset_folder(run: Reads, name: str, shards: Sequence[Shards], node: int) -> Path:
     """Where a dataset of the run keeps its cache and its locks on this node."""
     return run_folder(run.speed.scratch_folder, run.save_folder, name, [part.address for part in shards], node)
 
@@ -136,13 +172,14 @@ def _dataset(
     name: str,
     shards: Sequence[Shards],
     data: TrainData | EvalData,
-    run: Run,
-    columns: Sequence[str],
+    run: Reads,
     *,
     transform: Transform,
     make_order: MakeOrder,
     global_batch_size: int,
     canonical_nodes: int,
+    columns: Sequence[str],
+    num_classes: int | None,
 ) -> ImageDataset:
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
@@ -160,11 +197,15 @@ def _dataset(
         folder=folder,
         workers=run.speed.workers,
         predownload=run.speed.predownload,
-        num_classes=run.model["num_classes"] if LABELS in columns else None,
+        num_classes=num_classes,
     )
 
 
-def _data_spec(dataset: ImageDataset, speed: Speed) -> DataSpec:
+def _num_classes(run: Run, columns: Sequence[str]) -> int | None:
+    return run.model["num_classes"] if LABELS in columns else None
+
+
+def _data_spec(dataset: ImageDataset, speed: ForwardSpeed) -> DataSpec:
     # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
     with_workers = {
         "prefetch_factor": speed.prefetch_factor,
@@ -188,11 +229,8 @@ def _data_spec(dataset: ImageDataset, speed: Speed) -> DataSpec:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch: images, numbers and labels to tensors, strings to a list."""
-    batch = {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
-    if LABELS in batch:
-        batch[LABELS] = pad_sequence([torch.from_numpy(labels) for labels in batch[LABELS]], True, NO_LABEL)
-    return batch
+    """Samples to a batch: images, numbers and labels to tensors, labels filled up with NO_LABEL; strings to a list."""
+    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
@@ -214,4 +252,6 @@ def _stack(values: list[Any]) -> Tensor | list[Any]:
         return torch.stack(values)
     if isinstance(first, bool | int):
         return torch.tensor(values)
+    if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):
+        return pad_sequence([torch.from_numpy(value.astype(np.int64)) for value in values], True, NO_LABEL)
     return values

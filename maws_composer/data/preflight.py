@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,6 +115,20 @@ def _check_training(run: Run, indexes: Sequence[Index], nodes: int, processes: i
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _image_problems(indexes[0], train)
     return DataCheck(problems, epoch)
+
+
+def check_sources(sources: Mapping[str, EvalData], columns: Sequence[str]) -> list[Problem]:
+    """Look for problems of data that an evaluation reads, in one process of a node.
+
+    Args:
+        sources: by the key of their section, such as "data.test".
+        columns: that they need beside image and id.
+    """
+    problems: list[Problem] = []
+    for key, data in sources.items():
+        indexes, wrong = _read(evaluation_shards(data, key), data, columns)
+        problems += wrong or _image_problems(indexes[0], data)
+    return problems
 
 
 def _evaluation_problems(data: EvalData, run: Run, processes: int, columns: Sequence[str]) -> list[Problem]:

@@ -43,8 +43,8 @@ class Shards:
 
     @property
     def section(self) -> str:
-        """The section of the configuration that it is part of: data.train or data.eval."""
-        return ".".join(self.key.split(".")[:2])
+        """The section of the configuration that it is part of, such as data.train."""
+        return self.key.partition(".streams.")[0]
 
     def path(self, basename: str) -> str:
         """Address of one of its files."""
@@ -61,9 +61,9 @@ def training_shards(data: TrainData) -> list[Shards]:
     ]
 
 
-def evaluation_shards(data: Source) -> list[Shards]:
-    """The one set of shards that is evaluated on."""
-    return [_shards("data.eval", "eval", data, 1.0)]
+def evaluation_shards(data: Source, key: str = "data.eval") -> list[Shards]:
+    """The one set of shards of the section `key`, which is evaluated on."""
+    return [_shards(key, key.rpartition(".")[2], data, 1.0)]
 
 
 def _shards(key: str, name: str, source: Source | StreamSource, repeat: float) -> Shards:

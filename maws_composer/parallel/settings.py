@@ -24,32 +24,41 @@ class Sharding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Nothing here changes results.
+class ForwardSpeed:
+    """Nothing here changes results, with training or without.
 
     Args:
-        device_train_microbatch_size: samples of one forward and backward pass on one GPU. Null: the GPU's whole share.
         device_eval_batch_size: samples of one evaluation batch on one GPU.
         workers: loader processes per GPU.
         prefetch_factor: batches that each of them works ahead.
         predownload: samples whose shards each of them fetches ahead. Null: streaming chooses.
         loader_timeout: seconds without a batch after which training stops with an error.
         attention: kernel of the attention; `auto` takes the fastest that the precision and the GPU allow.
-        compile: compile each block.
-        activation_checkpointing: compute activations again in the backward pass: in none, in all, or in every n-th
-            block.
-        sharding: how weights are spread over GPUs.
         scratch_folder: local disk for cached shards, and for checkpoints on their way to object storage.
     """
 
-    device_train_microbatch_size: Positive | None = None
     device_eval_batch_size: Positive = 64
     workers: Annotated[int, Field(ge=0)] = 8
     prefetch_factor: Positive = 2
     predownload: Annotated[int, Field(ge=0)] | None = None
     loader_timeout: Annotated[int, Field(ge=0)] = 300
     attention: Attention = "auto"
+    scratch_folder: str = "/tmp/maws_composer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(ForwardSpeed):
+    """What changes only the speed of training. See `ForwardSpeed` for the rest.
+
+    Args:
+        device_train_microbatch_size: samples of one forward and backward pass on one GPU. Null: the GPU's whole share.
+        compile: compile each block.
+        activation_checkpointing: compute activations again in the backward pass: in none, in all, or in every n-th
+            block.
+        sharding: how weights are spread over GPUs.
+    """
+
+    device_train_microbatch_size: Positive | None = None
     compile: bool = False
     activation_checkpointing: Literal["none", "all"] | Positive = "none"
     sharding: Sharding = field(default_factory=Sharding)
-    scratch_folder: str = "/tmp/maws_composer"

@@ -1,0 +1,100 @@
+"""Evaluate the encoder of a training run from a YAML file.
+
+    python evaluate.py yamls/eval/imagenet.yaml weights=runs/mae data.train.remote=... data.test.remote=...
+
+On several GPUs: `composer evaluate.py ...`. Features are kept in save_folder: another evaluation of the same weights on
+the same images begins with them. With `--print`, the resolved configuration is shown, and nothing is computed.
+"""
+
+from maws_composer.resilience.orphans import end_with_launcher
+
+end_with_launcher()  # before the slow imports: a launcher may be killed during them
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from composer.utils import dist
+
+from maws_composer.config.load import Loaded
+from maws_composer.config.plugins import build
+from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.config.rank_gate import load_behind_gate
+from maws_composer.config.show import print_resolved
+from maws_composer.evaluation.encoder import find_trained
+from maws_composer.evaluation.features import Features
+from maws_composer.evaluation.preflight import preflight
+from maws_composer.evaluation.results import format_table, write_results
+from maws_composer.evaluation.settings import Evaluation, load_evaluation
+from maws_composer.evaluation.suite import evaluate_all, features_of, freeze_encoder
+from maws_composer.parallel.agree import on_rank_zero
+from maws_composer.parallel.leave import leave_process_group
+from maws_composer.parallel.precision import build_device, require_precision
+from maws_composer.registry import lookup
+
+PATIENCE = 24 * 3600.0  # seconds that the other ranks wait while rank 0 trains probes
+
+
+def evaluate(loaded: Loaded[Evaluation]) -> None:
+    """The whole evaluation, in the order in which it happens."""
+    run = loaded.run
+    dist.initialize_dist(build_device(run.precision), timeout=PATIENCE)
+    require_precision(run.precision)
+
+    frozen = freeze_encoder(run)
+    train = features_of("train", run.data.train, frozen, run)
+    test = features_of("test", run.data.test, frozen, run)
+    on_rank_zero(lambda: conclude(run, train, test))
+
+
+def conclude(run: Evaluation, train: Features | None, test: Features | None) -> None:
+    """Evaluate the features, print the table, and write results.json and results.png. On rank 0."""
+    assert train is not None and test is not None
+    evaluations = {
+        name: build(lookup("evaluation", name), arguments, run) for name, arguments in run.evaluations.items()
+    }
+    results = evaluate_all(evaluations, train, test)
+    trained = find_trained(run.weights)
+    about = {
+        "weights": run.weights,
+        "checkpoint": str(trained.checkpoint),
+        "feature": run.feature,
+        "image_size": run.image_size or trained.image_size,
+        "data": {
+            name: {"source": data.remote or data.local, "images": len(features)}
+            for name, data, features in (("train", run.data.train, train), ("test", run.data.test, test))
+        },
+    }
+    write_results(Path(run.save_folder), results, about)
+    print(format_table(results), flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check everything, then evaluate. Returns the exit code: 2 for mistakes in the configuration."""
+    printing = "--print" in arguments
+    config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
+    loaded = load_behind_gate(
+        config,
+        lambda: load_evaluation(config, overrides),
+        preflight=lambda loaded: None if printing else preflight(loaded),
+    )
+    if printing:
+        if dist.get_global_rank() == 0:
+            print(print_resolved(loaded))
+        return 0
+    code = 0
+    try:
+        evaluate(loaded)
+    except ConfigError as error:  # the same on every rank
+        code = 2
+        if dist.get_local_rank() == 0:
+            print(format_problems(config, error.problems), file=sys.stderr, flush=True)
+    leave_process_group()
+    return code
+
+
+if __name__ == "__main__":  # loader workers may import this file again
+    sys.exit(main(sys.argv[1:]))

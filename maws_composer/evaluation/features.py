@@ -1,0 +1,77 @@
+"""What an evaluation is given, what it gives, and the ways to look at labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen encoder makes of a dataset, in the dataset's order, on the CPU.
+
+    Attributes:
+        values: one row per image, in fp32.
+        labels: class indices, several per image, padded with -1.
+    """
+
+    values: Float[Tensor, "images width"]
+    labels: Int[Tensor, "images most"]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def rows(self, chosen: Tensor) -> Features:
+        """Some of the images, by index or by mask."""
+        return Features(self.values[chosen], self.labels[chosen])
+
+    def labelled(self) -> Features:
+        """Without the images that have no label."""
+        return self.rows((self.labels >= 0).any(1))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        figures: name -> value; accuracies and precisions from 0 to 1.
+        learning_rates: those that were tried, each with its accuracy on held-out training images; () for none.
+    """
+
+    figures: dict[str, float]
+    learning_rates: tuple[tuple[float, float], ...] = ()
+
+
+class Evaluate(Protocol):
+    """A registered evaluation, made with its arguments. Every image has a label."""
+
+    def __call__(self, train: Features, test: Features) -> Result: ...
+
+
+def count_classes(*parts: Features) -> int:
+    """One more than the largest class index in any of the parts."""
+    return 1 + max(int(part.labels.max()) for part in parts)
+
+
+def multi_hot(labels: Int[Tensor, "images most"], begin: int, end: int) -> Float[Tensor, "images classes"]:
+    """1 where an image has a class, 0 elsewhere, for the classes from `begin` to `end`, which is not among them."""
+    inside = (labels >= begin) & (labels < end)
+    hot = torch.zeros(len(labels), end - begin + 1, device=labels.device)
+    return hot.scatter(1, torch.where(inside, labels - begin, end - begin), 1.0)[:, :-1]
+
+
+def soft_targets(labels: Int[Tensor, "images most"], classes: int) -> Float[Tensor, "images classes"]:
+    """1 / k for each of an image's k classes (Mahajan et al. 2018)."""
+    hot = multi_hot(labels, 0, classes)
+    return hot / hot.sum(1, keepdim=True).clamp(min=1)
+
+
+def top1(scores: Float[Tensor, "images classes"], labels: Int[Tensor, "images most"]) -> float:
+    """Share of the images whose highest score is that of any of their classes."""
+    hits = (scores.argmax(1, keepdim=True) == labels).any(1)
+    return float(hits.double().mean())

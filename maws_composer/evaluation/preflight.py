@@ -1,0 +1,56 @@
+"""Every foreseeable failure of an evaluation, before anything is computed."""
+
+from __future__ import annotations
+
+from maws_composer.config.load import Loaded
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.classes import CLASSES_FILE, Classes
+from maws_composer.data.columns import LABELS
+from maws_composer.data.index import read_bytes
+from maws_composer.data.preflight import check_sources
+from maws_composer.data.settings import EvalData
+from maws_composer.data.sources import evaluation_shards
+from maws_composer.evaluation.encoder import find_trained
+from maws_composer.evaluation.settings import Evaluation
+
+
+def preflight(loaded: Loaded[Evaluation]) -> None:
+    """Look at weights and data, in one process of a node, before processes are joined.
+
+    Raises:
+        ConfigError: with all problems at once.
+    """
+    run = loaded.run
+    sources = {"data.train": run.data.train, "data.test": run.data.test}
+    problems = [*_weights_problems(run), *check_sources(sources, (LABELS,))]
+    if not problems and len(set(filter(None, map(_numbering, sources.values())))) > 1:
+        problems.append(Problem("data.test", f"its {CLASSES_FILE} numbers other classes than that of data.train"))
+    if problems:
+        raise ConfigError(loaded.locate(problems))
+
+
+def _weights_problems(run: Evaluation) -> list[Problem]:
+    try:
+        trained = find_trained(run.weights)
+    except ConfigError as error:
+        return error.problems
+    size = run.image_size or trained.image_size
+    problems = [
+        Problem(f"data.{name}.resize", f"{data.resize} is less than the image_size, {size}")
+        for name, data in (("train", run.data.train), ("test", run.data.test))
+        if data.resize is not None and data.resize < size
+    ]
+    try:
+        trained.size.grid(size)
+    except ValueError as error:
+        problems.append(Problem("image_size", str(error)))
+    return problems
+
+
+def _numbering(data: EvalData) -> str | None:
+    """What the class indices mean, if the dataset says so."""
+    try:
+        text = read_bytes(evaluation_shards(data)[0], CLASSES_FILE, data.download_timeout)
+    except Exception:  # each storage library has exceptions of its own; shards from elsewhere have no such file
+        return None
+    return Classes.from_json(text).digest()

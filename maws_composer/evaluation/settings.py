@@ -1,0 +1,104 @@
+"""Everything that evaluate.py is told, as one checked object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from maws_composer.config.check import check, signature_of
+from maws_composer.config.load import Loaded, Schema, load
+from maws_composer.config.plugins import our_code_paths
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Arguments, Precision
+from maws_composer.data.settings import EvalData, Positive
+from maws_composer.evaluation.extraction import Feature
+from maws_composer.parallel.settings import ForwardSpeed
+from maws_composer.registry import lookup
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """Labelled images: what a probe is trained on, and what it is tested on."""
+
+    train: EvalData
+    test: EvalData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluation of an encoder.
+
+    Args:
+        weights: local folder of the run whose encoder is evaluated, at its newest checkpoint.
+        data: labelled images.
+        evaluations: name -> arguments.
+        feature: of an image: its class token, or the mean of its patch tokens.
+        image_size: side of the square crop, in pixels. Null: that of the run.
+        precision: of the encoder: `fp32`, `tf32` or `amp_bf16`.
+        run_name: default: the name of the YAML.
+        save_folder: local folder of features and results. Default: evaluations/<run_name>-<name of the weights>.
+        code_paths: files, folders (from the working directory) or modules whose plugins are registered.
+        speed: what changes only speed.
+    """
+
+    weights: str
+    data: EvaluationData
+    evaluations: Annotated[dict[str, Arguments | None], Field(min_length=1)]
+    feature: Feature = "class_token"
+    image_size: Positive | None = None
+    precision: Precision = "fp32"
+    run_name: str = "evaluation"
+    save_folder: str = ""
+    code_paths: list[str] = field(default_factory=list)
+    speed: ForwardSpeed = field(default_factory=ForwardSpeed)
+
+    def __post_init__(self) -> None:
+        if not self.save_folder:
+            object.__setattr__(self, "save_folder", f"evaluations/{self.run_name}-{Path(self.weights).name}")
+
+
+def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Loaded[Evaluation]:
+    """Compose, check and complete the configuration of an evaluation.
+
+    Raises:
+        ConfigError: with every problem that can be seen at once.
+    """
+    return load(_SCHEMA, path, overrides, our_code_paths())
+
+
+def _contradictions(evaluation: Evaluation) -> list[Problem]:
+    problems = [
+        Problem(f"data.{name}", "needs remote or local")
+        for name, data in (("train", evaluation.data.train), ("test", evaluation.data.test))
+        if not data.remote and not data.local
+    ]
+    if "://" in evaluation.save_folder:
+        problems.append(Problem("save_folder", f"{evaluation.save_folder}: expected a local folder"))
+    return problems
+
+
+_SCHEMA = Schema(
+    Evaluation,
+    plugins={"evaluations": "evaluation"},
+    harmless={"weights": "", "data": {"train": {}, "test": {}}, "evaluations": {"": None}},
+    contradictions=_contradictions,
+)
+
+
+def _check_named(named: Mapping[str, Arguments | None]) -> Mapping[str, Arguments | None]:
+    """For evaluations inside of another plugin's arguments, which `load` does not see."""
+    for name, arguments in named.items():
+        try:
+            mistakes: Sequence[Any] = check(signature_of(lookup("evaluation", name).builder), arguments or {}).mistakes
+        except ConfigError as error:
+            raise ValueError(error.problems[0].message) from error
+        if mistakes:
+            raise ValueError(f"{'.'.join([name, *mistakes[0].path])}: {mistakes[0].message}")
+    return named
+
+
+NamedEvaluations = Annotated[dict[str, Arguments | None], Field(min_length=1), AfterValidator(_check_named)]

@@ -1,0 +1,156 @@
+"""`evaluate.py` on a run of a miniature MAE."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from numpy.testing import assert_allclose
+from safetensors.torch import load_file
+
+from maws_composer.checkpoints.weights import read_weights
+from maws_composer.config.problems import ConfigError
+from maws_composer.evaluation.encoder import load_encoder
+from maws_composer.evaluation.preflight import preflight
+from maws_composer.evaluation.settings import load_evaluation
+from tests.evaluation.labelled import write_labelled
+from tests.processes import ROOT, free_port
+from tests.runs import Runs
+
+TRAIN, TEST = 90, 43  # neither is a multiple of a batch of 8, on one process or two
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """A run of ten steps, labelled images, and the YAML of an evaluation."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    trained = Runs(folder, images)("mae", "max_duration=160sp")
+    assert trained.code == 0, trained.output
+    write_labelled(folder / "train", TRAIN)
+    write_labelled(folder / "test", TEST, seed=1)
+    evaluation = {
+        "weights": str(folder / "mae"),
+        "data": {name: {"local": str(folder / name)} for name in ("train", "test")},
+        "feature": "mean_patch_token",
+        "evaluations": {
+            "knn": {"k": 5},
+            "linear_probe": {"epochs": 20, "warmup_epochs": 2, "batch_size": 32, "learning_rates": [0.1, 1.0]},
+            "linear_probe_lbfgs": None,
+            "exact_map": None,
+        },
+        "speed": {"device_eval_batch_size": 8, "workers": 0, "scratch_folder": str(folder / "scratch")},
+    }
+    (folder / "eval.yaml").write_text(yaml.safe_dump(evaluation, sort_keys=False))
+    return folder
+
+
+def evaluate(folder: Path, *overrides: str, processes: int | None = None) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable]
+    if processes:
+        launcher = [str(Path(sys.executable).parent / "composer"), "-n", str(processes), "--master_port"]
+        launcher.append(str(free_port()))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launcher, "evaluate.py", str(folder / "eval.yaml"), *overrides]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> subprocess.CompletedProcess[str]:
+    finished = evaluate(folder, f"save_folder={folder}/alone")
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+def features(folder: Path, name: str) -> dict:
+    (file,) = (folder / "features").glob(f"{name}-*.safetensors")
+    return load_file(file)
+
+
+def test_figures_are_in_a_table_in_json_and_in_a_picture(folder: Path, alone: subprocess.CompletedProcess) -> None:
+    results = json.loads((folder / "alone" / "results.json").read_text())
+    figures = {name: found["figures"] for name, found in results["evaluations"].items()}
+    assert list(figures) == ["knn", "linear_probe", "linear_probe_lbfgs", "exact_map"]
+    assert figures["knn"]["top1"] > 0.9  # colors are easy
+    assert [tried["learning_rate"] for tried in results["evaluations"]["linear_probe"]["learning_rates"]] == [0.1, 1.0]
+    assert results["data"]["test"] == {"source": f"{folder}/test", "images": TEST}
+    assert results["checkpoint"].endswith("checkpoints/ep0-ba10")
+    assert f"knn                 top1           {figures['knn']['top1']:>8.4f}" in alone.stdout
+    assert (folder / "alone" / "results.png").stat().st_size > 1000
+
+
+def test_two_processes_extract_the_same_features_every_image_once(folder: Path, alone) -> None:
+    together = evaluate(folder, f"save_folder={folder}/together", processes=2)
+    assert together.returncode == 0, together.stdout + together.stderr
+    for name, images in (("train", TRAIN), ("test", TEST)):
+        one, two = features(folder / "alone", name), features(folder / "together", name)
+        assert len(one["values"]) == images
+        assert_allclose(two["values"], one["values"], atol=1e-6)
+        assert two["labels"].equal(one["labels"])
+
+
+def test_features_are_used_again_for_the_same_weights_and_data(folder: Path, alone) -> None:
+    before = (folder / "alone" / "results.json").read_text()
+    again = evaluate(folder, f"save_folder={folder}/alone")
+    assert again.stderr.count("are those of an earlier evaluation") == 2
+    assert (folder / "alone" / "results.json").read_text() == before
+
+
+def test_an_encoder_is_that_of_the_run_at_its_size_and_at_another(folder: Path) -> None:
+    encoder = load_encoder(str(folder / "mae"))
+    saved = read_weights(folder / "mae" / "checkpoints" / "ep0-ba10", "mae.encoder.")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in encoder.state_dict().items())
+    larger = load_encoder(str(folder / "mae"), image_size=48)
+    assert larger(torch.zeros(2, 3, 48, 48)).shape == encoder(torch.zeros(2, 3, 24, 24)).shape
+    assert torch.equal(larger.pos_embed[:, 0], encoder.pos_embed[:, 0])
+
+
+def problems_of(config: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        preflight(load_evaluation(config, overrides))
+    return [f"{problem.path}: {problem.message} ({problem.where})" for problem in caught.value.problems]
+
+
+def test_mistakes_are_told_at_once(folder: Path) -> None:
+    assert problems_of(folder / "eval.yaml", "evaluations.knnn={}", "evaluations.knn.k=0", "weigths=x") == [
+        "weigths: unknown key; nearest is weights (command line)",
+        "evaluations.knn.k: 0 is not above 0 (command line)",
+        "evaluations.knnn: unknown evaluation 'knnn'; nearest is knn; looked in maws_composer, maws_composer.stages, "
+        "maws_composer.evaluation, maws_composer.reporting.loggers, callbacks, installed packages (command line)",
+    ]
+
+
+def test_weights_are_required(folder: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((folder / "eval.yaml").read_text())
+    del config["weights"]
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump(config))
+    assert problems_of(tmp_path / "eval.yaml") == [f"weights: missing; required ({tmp_path}/eval.yaml)"]
+
+
+def test_weights_and_labels_that_are_not_there_are_told_together(folder: Path, images: Path) -> None:
+    found = problems_of(folder / "eval.yaml", f"weights={folder}/nowhere", f"data.train.local={images}")
+    assert found == [
+        f"weights: {folder}/nowhere has no config.yaml; name a run's local folder, which is train.py's save_folder "
+        "(command line)",
+        f"data.train.columns.labels: {images} has no column labels; it has id, image (default)",
+    ]
+
+
+def test_one_process_says_it_all(folder: Path) -> None:
+    refused = evaluate(folder, "evaluations.knn.k=0", f"save_folder={folder}/no")
+    assert refused.returncode == 2
+    assert "evaluations.knn.k  0 is not above 0  (command line)" in refused.stderr
+    assert not (folder / "no").exists()
+
+
+@pytest.mark.parametrize("name", ["imagenet", "quickstart"])
+def test_what_we_ship_resolves(name: str) -> None:
+    given = [] if name == "quickstart" else [f"data.{part}.remote=s3://bucket/{part}" for part in ("train", "test")]
+    run = load_evaluation(ROOT / "yamls" / "eval" / f"{name}.yaml", ["weights=runs/mae", *given]).run
+    assert run.save_folder == f"evaluations/{name}-mae"
+    assert {"knn", "linear_probe_lbfgs"} <= set(run.evaluations)
