@@ -2,10 +2,11 @@
 
 import torch
 
-from benchmarks import epoch_order, training_step
+from benchmarks import epoch_order, labels, training_step
 
 if __name__ == "__main__":
     epoch_order.main([])
+    labels.main()
     if torch.cuda.is_available():
         training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
     else:
