@@ -11,13 +11,16 @@ from maws_composer.data.index import NO_FILE, read_bytes, read_file, reason
 from maws_composer.data.sources import Shards
 
 
-def class_problems(num_classes: int, sources: Sequence[Shards], timeout: float) -> list[Problem]:
+def class_problems(
+    num_classes: int, sources: Sequence[Shards], timeout: float, by_frequency: bool = False
+) -> list[Problem]:
     """Look at `classes.json` and `dataset.json` of each set of shards; the others must agree with the first.
 
     Args:
         num_classes: of the model.
         sources: of training and evaluation.
         timeout: seconds that reading a file may take.
+        by_frequency: the classes have to be numbered from the most frequent to the rarest.
     """
     problems: list[Problem] = []
     first: tuple[str, Classes] | None = None
@@ -33,6 +36,10 @@ def class_problems(num_classes: int, sources: Sequence[Shards], timeout: float) 
             if len(classes) != num_classes:
                 message = f"is {num_classes}, {path} has {len(classes)} classes; set model.num_classes={len(classes)}"
                 problems.append(Problem("model.num_classes", message))
+            counts = [each.count for each in classes.classes]
+            if by_frequency and counts != sorted(counts, reverse=True):
+                message = f"{path} does not number its classes from the most frequent to the rarest; set it to false"
+                problems.append(Problem("model.frequency_thirds", message))
         elif classes.digest() != first[1].digest():
             message = f"{path} has other classes than {first[0]}; label both with the same classes"
             problems.append(Problem(source.where, message))

@@ -97,7 +97,8 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
         problems += _evaluation_problems(evaluation, run, processes, columns)
     if LABELS in columns:
         sources = [*training_shards(train), *(evaluation_shards(evaluation) if evaluation is not None else [])]
-        problems += class_problems(run.model["num_classes"], sources, train.download_timeout)
+        by_frequency = run.model.get("frequency_thirds", False)
+        problems += class_problems(run.model["num_classes"], sources, train.download_timeout, by_frequency)
     return DataCheck(problems, epoch)
 
 

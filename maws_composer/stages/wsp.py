@@ -35,6 +35,8 @@ class WspStage(ComposerModel):
         image_size: side of the square crop, in pixels.
         fixed_positions: keep the position embeddings as they are, instead of training them.
         qk_norm: LayerNorm on queries and keys; the released weights have none.
+        frequency_thirds: evaluate the head, middle and tail third of the classes too; `classes.json` has to number them
+            from the most frequent to the rarest, as `streaming_conversion label` does and `imagefolder` does not.
     """
 
     columns: tuple[str, ...] = ("labels",)
@@ -47,6 +49,7 @@ class WspStage(ComposerModel):
         image_size: Annotated[int, Field(gt=0)] = 224,
         fixed_positions: bool = False,
         qk_norm: bool = False,
+        frequency_thirds: bool = True,
     ) -> None:
         super().__init__()
         encoder = VisionTransformer(
@@ -59,13 +62,15 @@ class WspStage(ComposerModel):
                     "loss": LabelLoss(),
                     "precision@1": PrecisionAt(1),
                     "precision@5": PrecisionAt(5),
-                    **{f"precision@1_{third}": PrecisionAt(1, third) for third in THIRDS},
+                    **{f"precision@1_{third}": PrecisionAt(1, third) for third in (THIRDS if frequency_thirds else ())},
                     "binned_map": BinnedMeanAveragePrecision(num_classes),
                 }
             )
 
     @staticmethod
-    def workload(size: str, num_classes: int, image_size: int, fixed_positions: bool, qk_norm: bool) -> Workload:
+    def workload(
+        size: str, num_classes: int, image_size: int, fixed_positions: bool, qk_norm: bool, frequency_thirds: bool
+    ) -> Workload:
         """What this costs, without building it."""
         return wsp_workload(lookup("size", size).builder, num_classes, image_size, fixed_positions, qk_norm)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from streaming import MDSWriter
 
+from maws_composer.data.class_preflight import class_problems
+from maws_composer.data.classes import Classes
 from maws_composer.data.columns import DATASET_FILE
 from maws_composer.data.loader import collate, split_batch
 from maws_composer.data.preflight import check_data
-from maws_composer.data.settings import Resampling
+from maws_composer.data.settings import EvalData, Resampling
+from maws_composer.data.sources import evaluation_shards
 from tests.data import reader
 from tests.data.shards import index_of, png, write_index, write_shards
 from tests.labelled import classes_of, write_labelled
@@ -81,6 +85,22 @@ def test_another_number_of_classes_is_told_with_the_right_one(folder, tmp_path):
     assert check(tmp_path, folder, num_classes=7) == [
         f"model.num_classes: is 7, {folder}/classes.json has 5 classes; set model.num_classes=5"
     ]
+
+
+def test_thirds_need_classes_in_the_order_of_their_frequency(folder, tmp_path):
+    classes = Classes.from_json((folder / "classes.json").read_text())
+    rising = tuple(replace(each, count=count) for count, each in enumerate(classes.classes, 1))
+    named = tmp_path / "named"
+    shutil.copytree(folder, named)
+    (named / DATASET_FILE).unlink()
+    (named / "classes.json").write_text(replace(classes, classes=rising).to_json())
+    shards = evaluation_shards(EvalData(local=str(named)))
+    assert class_problems(5, shards, timeout=5) == []
+    (problem,) = class_problems(5, shards, timeout=5, by_frequency=True)
+    assert (problem.path, problem.message) == (
+        "model.frequency_thirds",
+        f"{named}/classes.json does not number its classes from the most frequent to the rarest; set it to false",
+    )
 
 
 def test_classes_of_another_dataset_are_told(folder, tmp_path):

@@ -197,7 +197,7 @@ def test_mistakes_have_one_clear_sentence(
     [
         (("--shard-size", "5gb"), "argument --shard-size: 5gb is not between 1kb and 4gb (MDS counts in 32 bits)"),
         (("--shard-size", "many"), "argument --shard-size: many is not a size such as 64mb, 512kb, 1gb"),
-        (("--processes", "0"), "argument --processes: 0 is not at least 1"),
+        (("--processes", "0"), "argument --processes: 0 is not a whole number of at least 1"),
         (("--max-bad", "2"), "argument --max-bad: 2 is not between 0 and 1"),
     ],
 )
