@@ -72,6 +72,9 @@ def conclude(run: Evaluation, train: Features | None, test: Features | None) -> 
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then evaluate. Returns the exit code: 2 for mistakes in the configuration."""
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__)
+        return 0
     printing = "--print" in arguments
     config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
@@ -92,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         code = 2
         if dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
-    leave_process_group()
+    leave_process_group(code)
     return code
 
 

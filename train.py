@@ -121,8 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     printing = "--print" in arguments
     config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
-    for message in ("FSDP2 Config/APIs are experimental", "TypedStorage is deprecated"):
-        warnings.filterwarnings("ignore", message=message)  # of Composer and torch, about what they do themselves
+    warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
     world_size = dist.get_world_size()
