@@ -22,7 +22,7 @@ from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, format_problems
 from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.show import print_resolved
-from maws_composer.evaluation.encoder import find_trained
+from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.features import Features
 from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.results import format_table, write_results
@@ -55,10 +55,10 @@ def conclude(run: Evaluation, train: Features | None, test: Features | None) -> 
         name: build(lookup("evaluation", name), arguments, run) for name, arguments in run.evaluations.items()
     }
     results = evaluate_all(evaluations, train, test)
-    trained = find_trained(run.weights)
+    trained = encoder_at(run.weights)
     about = {
         "weights": run.weights,
-        "checkpoint": str(trained.checkpoint),
+        "checkpoint": trained.encoder.address,
         "feature": run.feature,
         "image_size": run.image_size or trained.image_size,
         "data": {

@@ -10,7 +10,7 @@ from maws_composer.data.index import read_bytes
 from maws_composer.data.preflight import check_sources
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
-from maws_composer.evaluation.encoder import find_trained
+from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.settings import Evaluation
 
 
@@ -31,7 +31,7 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
 
 def _weights_problems(run: Evaluation) -> list[Problem]:
     try:
-        trained = find_trained(run.weights)
+        trained = encoder_at(run.weights)
     except ConfigError as error:
         return error.problems
     size = run.image_size or trained.image_size

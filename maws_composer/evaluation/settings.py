@@ -33,7 +33,7 @@ class Evaluation:
     """One evaluation of an encoder.
 
     Args:
-        weights: local folder of the run whose encoder is evaluated, at its newest checkpoint.
+        weights: a run, whose newest checkpoint is evaluated, or a checkpoint; local or in object storage.
         data: labelled images.
         evaluations: name -> arguments.
         feature: of an image: its class token, or the mean of its patch tokens.

@@ -13,7 +13,6 @@ On one machine, with memory for one copy of the weights; optimizer states are no
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.models.sizes import ViTSize
-from maws_composer.registry import lookup
 from maws_composer.weights.formats import hf_config, hf_preprocessor, hf_tensors, timm_config
 from maws_composer.weights.sources import Encoder, SourceError, Weights, find_checkpoint, open_encoder, open_weights
+from maws_composer.weights.trained import trained_by
 
 
 def export(run: str, to: str, out: Path) -> str:
@@ -44,6 +42,8 @@ def export(run: str, to: str, out: Path) -> str:
     Raises:
         ConfigError: nothing to export, or not in this format.
     """
+    if out.parts[0].endswith(":"):
+        raise ConfigError([Problem(str(out), "is in object storage; name a folder on this machine, and copy it there")])
     if out.exists():
         raise ConfigError([Problem(str(out), "exists already; name a new one")])
     try:
@@ -57,14 +57,14 @@ def export(run: str, to: str, out: Path) -> str:
 
 
 def _timm(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    encoder, size, image_size = _describe(checkpoint, config)
+    encoder, size, image_size = trained_by(checkpoint, config)
     out.mkdir()
-    _write_json(out / "config.json", timm_config(size, image_size, _has_qk_norm(encoder)))
+    _write_json(out / "config.json", timm_config(size, image_size, encoder.has_qk_norm))
     _write_safetensors(out, _read(encoder))
 
 
 def _hf(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    encoder, size, image_size = _describe(checkpoint, config)
+    encoder, size, image_size = trained_by(checkpoint, config)
     _refuse_qk_norm(encoder, "transformers.ViTModel has none; use --to timm")
     out.mkdir()
     _write_json(out / "config.json", hf_config(size, image_size))
@@ -94,21 +94,8 @@ FORMATS: dict[str, Callable[[str, dict[str, Any], Path], None]] = {
 }
 
 
-def _describe(checkpoint: str, config: dict[str, Any]) -> tuple[Encoder, ViTSize, int]:
-    """The encoder, its size, which says how many heads it has, and the side of its images in pixels."""
-    encoder, name = open_encoder(checkpoint), config["model"].get("size")
-    if name is None:
-        raise SourceError(f"{checkpoint}/config.yaml has no model.size, which would say how many heads there are")
-    size = lookup("size", name).builder
-    return encoder, size, math.isqrt(encoder.shapes["pos_embed"][1] - 1) * size.patch_size
-
-
-def _has_qk_norm(encoder: Encoder) -> bool:
-    return any(".q_norm." in name for name in encoder.shapes)
-
-
 def _refuse_qk_norm(encoder: Encoder, reason: str) -> None:
-    if _has_qk_norm(encoder):
+    if encoder.has_qk_norm:
         raise SourceError(f"{encoder.address} has QK-norm: {reason}")
 
 

@@ -69,6 +69,10 @@ class Encoder(Weights):
 
     left: list[str]
 
+    @property
+    def has_qk_norm(self) -> bool:
+        return any(".q_norm." in name for name in self.shapes)
+
 
 def open_encoder(address: str) -> Encoder:
     """Find the one encoder among the weights at `address`.

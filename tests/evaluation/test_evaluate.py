@@ -135,8 +135,7 @@ def test_weights_are_required(folder: Path, tmp_path: Path) -> None:
 def test_weights_and_labels_that_are_not_there_are_told_together(folder: Path, images: Path) -> None:
     found = problems_of(folder / "eval.yaml", f"weights={folder}/nowhere", f"data.train.local={images}")
     assert found == [
-        f"weights: {folder}/nowhere has no config.yaml; name a run's local folder, which is train.py's save_folder "
-        "(command line)",
+        f"weights: there is no run, checkpoint or weights at {folder}/nowhere (command line)",
         f"data.train.columns.labels: {images} has no column labels; it has id, image (default)",
     ]
 

@@ -108,6 +108,8 @@ def test_nothing_is_replaced_and_nothing_half_written_stays(tmp_path: Path, caps
     (tmp_path / "there").mkdir()
     assert main(["export", run, "--to", "timm", str(tmp_path / "there")]) == 2
     assert "there  exists already; name a new one" in capsys.readouterr().err
+    assert main(["export", run, "--to", "timm", "s3://bucket/encoder"]) == 2
+    assert "is in object storage; name a folder on this machine" in capsys.readouterr().err
     assert main(["export", run, "--to", "maws", str(tmp_path / "encoder")]) == 2
     assert "OUT  with --to maws, expected a file such as encoder.pt" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--to", "timm", str(tmp_path / "out")]) == 2

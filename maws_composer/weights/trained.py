@@ -1,0 +1,50 @@
+"""The encoder of a training run, and its shape, whatever the run's stage is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import yaml
+
+from maws_composer.models.sizes import ViTSize
+from maws_composer.registry import lookup
+from maws_composer.weights.sources import Encoder, SourceError, find_checkpoint, open_encoder
+
+
+class Trained(NamedTuple):
+    """What a run left behind.
+
+    Attributes:
+        encoder: its tensors, each of them read when asked for.
+        size: its shape, which says how many heads it has.
+        image_size: side of its images in pixels.
+    """
+
+    encoder: Encoder
+    size: ViTSize
+    image_size: int
+
+
+def find_trained(address: str) -> Trained:
+    """Look into a run or a checkpoint, local or in object storage, without reading weights.
+
+    Raises:
+        SourceError: there is no complete checkpoint, or no encoder in it.
+        ConfigError: its size is not registered.
+    """
+    checkpoint = find_checkpoint(address)
+    return trained_by(str(checkpoint), yaml.safe_load((checkpoint / "config.yaml").read_text()))
+
+
+def trained_by(checkpoint: str, config: dict[str, Any]) -> Trained:
+    """The encoder of a checkpoint that a run of this configuration saved.
+
+    Raises:
+        SourceError, ConfigError: see `find_trained`.
+    """
+    encoder, name = open_encoder(checkpoint), config["model"].get("size")
+    if name is None:
+        raise SourceError(f"{checkpoint}/config.yaml has no model.size, which would say how many heads there are")
+    size = lookup("size", name).builder
+    return Trained(encoder, size, math.isqrt(encoder.shapes["pos_embed"][1] - 1) * size.patch_size)
