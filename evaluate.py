@@ -19,17 +19,15 @@ from composer.utils import dist
 
 from maws_composer.config.load import Loaded
 from maws_composer.config.plugins import build
-from maws_composer.config.problems import ConfigError, format_problems
 from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.show import print_resolved
-from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.features import Features
 from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.results import format_table, write_results
 from maws_composer.evaluation.settings import Evaluation, load_evaluation
-from maws_composer.evaluation.suite import evaluate_all, features_of, freeze_encoder
+from maws_composer.evaluation.suite import Frozen, evaluate_all, features_of, freeze_encoder
 from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.parallel.leave import leave_process_group
+from maws_composer.parallel.leave import work_and_leave
 from maws_composer.parallel.precision import build_device, require_precision
 from maws_composer.registry import lookup
 
@@ -45,22 +43,21 @@ def evaluate(loaded: Loaded[Evaluation]) -> None:
     frozen = freeze_encoder(run)
     train = features_of("train", run.data.train, frozen, run)
     test = features_of("test", run.data.test, frozen, run)
-    on_rank_zero(lambda: conclude(run, train, test))
+    on_rank_zero(lambda: conclude(run, frozen, train, test))
 
 
-def conclude(run: Evaluation, train: Features | None, test: Features | None) -> None:
+def conclude(run: Evaluation, frozen: Frozen, train: Features | None, test: Features | None) -> None:
     """Evaluate the features, print the table, and write results.json and results.png. On rank 0."""
     assert train is not None and test is not None
     evaluations = {
         name: build(lookup("evaluation", name), arguments, run) for name, arguments in run.evaluations.items()
     }
     results = evaluate_all(evaluations, train, test)
-    trained = encoder_at(run.weights)
     about = {
         "weights": run.weights,
-        "checkpoint": trained.encoder.address,
+        "checkpoint": frozen.checkpoint,
         "feature": run.feature,
-        "image_size": run.image_size or trained.image_size,
+        "image_size": frozen.encoder.patch_embed.img_size[0],
         "data": {
             name: {"source": data.remote or data.local, "images": len(features)}
             for name, data, features in (("train", run.data.train, train), ("test", run.data.test, test))
@@ -88,15 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         if dist.get_global_rank() == 0:
             print(print_resolved(loaded))
         return 0
-    code = 0
-    try:
-        evaluate(loaded)
-    except ConfigError as error:  # the same on every rank
-        code = 2
-        if dist.get_local_rank() == 0:
-            print(format_problems(config, error.problems), file=sys.stderr, flush=True)
-    leave_process_group(code)
-    return code
+    return work_and_leave(config, lambda: evaluate(loaded))
 
 
 if __name__ == "__main__":  # loader workers may import this file again

@@ -28,7 +28,6 @@ from maws_composer.checkpoints.upload import insist
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
-from maws_composer.config.problems import ConfigError, format_problems
 from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.run import device_microbatch_size
 from maws_composer.config.show import print_resolved
@@ -36,7 +35,7 @@ from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.parallel.leave import leave_process_group
+from maws_composer.parallel.leave import work_and_leave
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.preflight import preflight
@@ -135,15 +134,7 @@ def main(arguments: Sequence[str]) -> int:
         if dist.get_global_rank() == 0:
             print(print_resolved(loaded))
         return 0
-    code = 0
-    try:
-        train(loaded)
-    except ConfigError as error:  # the same on every rank of a node
-        code = 2
-        if dist.get_local_rank() == 0:
-            print(format_problems(config, error.problems), file=sys.stderr, flush=True)
-    leave_process_group(code)
-    return code
+    return work_and_leave(config, lambda: train(loaded))
 
 
 if __name__ == "__main__":  # loader workers may import this file again

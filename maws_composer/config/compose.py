@@ -181,8 +181,7 @@ class _Composer:
                 self._empty(path)
             self._record_mapping(node, path, file)
             return
-        for below in [known for known in self.composed.where if known[: len(path)] == path and known != path]:
-            del self.composed.where[below]
+        self._forget_below(path)
         if isinstance(node, yaml.SequenceNode):
             for index, entry in enumerate(node.value):
                 self.composed.where[(*path, str(index))] = _where(entry, file)
@@ -197,10 +196,13 @@ class _Composer:
                 self.composed.add_problem(path, f"{node.value!r} is no interpolation: {str(error).splitlines()[0]}")
                 node.tag, node.value = "tag:yaml.org,2002:null", "null"
 
-    def _empty(self, path: KeyPath) -> None:
-        """`loggers: {}` takes out what was there; merged, it would change nothing."""
+    def _forget_below(self, path: KeyPath) -> None:
         for below in [known for known in self.composed.where if known[: len(path)] == path and known != path]:
             del self.composed.where[below]
+
+    def _empty(self, path: KeyPath) -> None:
+        """`loggers: {}` takes out what was there; merged, it would change nothing."""
+        self._forget_below(path)
         section = OmegaConf.select(self.config, ".".join(path), default=None)
         if isinstance(section, DictConfig):
             section.clear()

@@ -21,7 +21,7 @@ class ExactMap:
     """Ranks the test images by a ridge regression of each class; the mean, over classes, of each ranking's average
     precision. Classes that no test image has do not count.
 
-    Exact, while the figure `mAP` of training is binned: scores are compared with each other, not with thresholds.
+    Exact, while `binned_map` of training is binned: scores are compared with each other, not with thresholds.
 
     Args:
         penalty: of the ridge regression, times the number of training images.

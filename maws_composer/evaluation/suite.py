@@ -16,7 +16,7 @@ from maws_composer.data.index import read_index
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
-from maws_composer.evaluation.encoder import load_encoder
+from maws_composer.evaluation.encoder import encoder_at, load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
 from maws_composer.evaluation.features import Evaluate, Features, Result
 from maws_composer.evaluation.settings import Evaluation
@@ -29,25 +29,29 @@ log = logging.getLogger(__name__)
 
 
 class Frozen(NamedTuple):
-    """An encoder on this rank's device, and the digest of its weights."""
+    """An encoder on this rank's device, the digest of its weights, and the address of the checkpoint they are from."""
 
     encoder: VisionTransformer
     digest: str
+    checkpoint: str
 
 
 def freeze_encoder(run: Evaluation) -> Frozen:
-    """Load the encoder, and choose its attention kernels.
+    """Load the encoder, and choose its attention kernels. A collective.
+
+    Which checkpoint of a run is the newest is decided once: the run may go on meanwhile.
 
     Raises:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
-    encoder, device = load_encoder(run.weights, run.image_size), torch_device()
+    checkpoint = on_rank_zero(lambda: encoder_at(run.weights).encoder.address)
+    encoder, device = load_encoder(checkpoint, run.image_size), torch_device()
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:
         raise ConfigError([Problem("speed.attention", str(error))]) from error
     weights = digest(encoder)
-    return Frozen(encoder.to(device), weights)
+    return Frozen(encoder.to(device), weights, checkpoint)
 
 
 def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation) -> Features | None:

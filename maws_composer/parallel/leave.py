@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 
 import torch.distributed as dist
 from composer.utils import dist as composer_dist
+
+from maws_composer.config.problems import ConfigError, format_problems
+
+
+def work_and_leave(config: str, work: Callable[[], None]) -> int:
+    """Do a rank's work, say what is wrong with `config` if that comes out, then leave the process group.
+
+    Returns:
+        The exit code: 2 after a ConfigError, which has to be the same on every rank of a node.
+    """
+    code = 0
+    try:
+        work()
+    except ConfigError as error:
+        code = 2
+        if composer_dist.get_local_rank() == 0:
+            print(format_problems(config, error.problems), file=sys.stderr, flush=True)
+    leave_process_group(code)
+    return code
 
 
 def leave_process_group(code: int = 0) -> None:

@@ -153,3 +153,14 @@ def test_what_we_ship_resolves(name: str) -> None:
     run = load_evaluation(ROOT / "yamls" / "eval" / f"{name}.yaml", ["weights=runs/mae", *given]).run
     assert run.save_folder == f"evaluations/{name}-mae"
     assert {"knn", "linear_probe_lbfgs"} <= set(run.evaluations)
+
+
+def test_imagenet_on_this_machine_needs_no_word_of_remote_data() -> None:
+    config = ROOT / "yamls" / "eval" / "imagenet.yaml"
+    local = ["weights=runs/mae", "data.train.local=in1k/train", "data.test.local=in1k/val"]
+    data = load_evaluation(config, local).run.data
+    assert (data.train.local, data.train.remote, data.train.resize) == ("in1k/train", None, 256)
+    assert problems_of(config, "weights=runs/mae") == [
+        f"data.train: needs remote or local ({config}, line 16)",
+        f"data.test: needs remote or local ({config}, line 18)",
+    ]
