@@ -51,8 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.set_defaults(run=_probe)
 
-    report = commands.add_parser("report", help="write report.html of a run from its metrics and pictures")
-    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report = commands.add_parser("report", help="write report.html of a run, or one page about several")
+    report.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="local folder of a run")
+    report.add_argument(
+        "--evaluations", default="evaluations", metavar="FOLDER",
+        help="where results of evaluate.py are, of these runs and others (default: %(default)s)",
+    )  # fmt: skip
+    report.add_argument("--out", type=Path, help="of several runs: the page (default: comparison.html)")
     report.set_defaults(run=_report)
 
     export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
@@ -97,10 +102,17 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from maws_composer.reporting.comparison import write_comparison
     from maws_composer.reporting.report import write_report
 
-    _require_run(options.run_folder)
-    print(write_report(options.run_folder))
+    for folder in options.run_folders:
+        _require_run(folder)
+    if len(options.run_folders) > 1:
+        print(write_comparison(options.run_folders, options.evaluations, options.out or Path("comparison.html")))
+    elif options.out:
+        raise ConfigError([Problem("--out", "is for several runs; the page of one is its report.html")])
+    else:
+        print(write_report(options.run_folders[0], options.evaluations))
 
 
 def _export(options: argparse.Namespace) -> None:
