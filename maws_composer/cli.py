@@ -66,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
     export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     export.set_defaults(run=_export)
+
+    tower = commands.add_parser("text-tower", help="a small text tower of your own: vocabulary and configuration")
+    tower.add_argument("data", metavar="DATA", help="local MDS folder with captions")
+    tower.add_argument("out", type=Path, metavar="OUT", help="a new folder, for model.text.name")
+    tower.add_argument("--vocabulary", type=_positive, default=8000, help="pieces at most (default: %(default)s)")
+    tower.add_argument("--width", type=_positive, default=256, help="(default: %(default)s)")
+    tower.add_argument("--depth", type=_positive, default=4, help="(default: %(default)s)")
+    tower.add_argument("--heads", type=_positive, default=4, help="(default: %(default)s)")
+    tower.set_defaults(run=_text_tower)
     return parser
 
 
@@ -120,6 +129,13 @@ def _export(options: argparse.Namespace) -> None:
 
     _load_plugins(options.code_path)
     print(f"{export(options.source, options.to, options.out)} -> {options.out}")
+
+
+def _text_tower(options: argparse.Namespace) -> None:
+    from maws_composer.weights.new_text_tower import new_text_tower
+
+    shape = {name: getattr(options, name) for name in ("vocabulary", "width", "depth", "heads")}
+    print(f"{new_text_tower(options.data, options.out, **shape):,} pieces -> {options.out}")
 
 
 def _load_plugins(code_paths: list[str]) -> None:
