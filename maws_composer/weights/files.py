@@ -76,6 +76,8 @@ def open_weights(address: str) -> Weights:
     """
     with _readable(address):
         path = open_path(address)
+        if path.name in _FILES:
+            return _folder(path.parent, path.name)
         if path.suffix == ".safetensors":
             return _safetensors_file(path)
         if path.suffix in _TORCH_SUFFIXES:

@@ -43,25 +43,30 @@ def find_trained(address: str) -> Trained:
 
 
 def _size_of(encoder: Encoder) -> ViTSize:
-    """Tensors tell everything but the number of heads."""
+    """Tensors tell everything but the number of heads; a configuration beside them does, or the registered sizes do."""
     width, depth, patch_size = vit_shape(encoder.shapes)
+    told = f"{encoder.address} is {width} wide, {depth} deep, with patches of {patch_size}"
+    heads = _heads_in(encoder) or {size.heads for size in sizes_of_shape(encoder.shapes).values()}
+    if len(heads) != 1:
+        count = f"{len(heads)} numbers of heads are" if heads else "no number of heads is"
+        raise SourceError(f"{told}: {count} known for that; register its size, and name the file in code_paths")
+    try:
+        return ViTSize(width, depth, heads.pop(), patch_size)
+    except ValueError as error:
+        raise SourceError(f"{told}: {error}") from error
+
+
+def _heads_in(encoder: Encoder) -> set[int]:
+    """What the configuration beside the weights says: of our runs, of timm, or of Hugging Face."""
     config = encoder.config
-    if "stage" in config:
-        name = config["model"].get("size")
-        if name is None:
-            raise SourceError(
-                f"{encoder.address}/config.yaml has no model.size, which would say how many heads there are"
-            )
-        return lookup("size", name).builder
-    heads = config.get("num_attention_heads") or config.get("model_args", {}).get("num_heads")
-    if heads:
-        return ViTSize(width, depth, heads, patch_size)
-    for size in sizes_of_shape(encoder.shapes).values():
-        return size
-    raise SourceError(
-        f"{encoder.address} is {width} wide and {depth} deep with patches of {patch_size}, and nothing says how many "
-        "heads it has: register a size of that shape"
-    )
+    try:
+        if "stage" in config:
+            name = config["model"].get("size")
+            return {lookup("size", name).builder.heads} if name else set()
+        found = config.get("num_attention_heads") or config.get("model_args", {}).get("num_heads")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"the configuration beside {encoder.address} is damaged: {error!r}") from error
+    return {int(found)} if found else set()
 
 
 def _check_config(encoder: Encoder) -> None:
