@@ -6,7 +6,7 @@ Nothing of maws_composer, timm or transformers is used, so that a mistake cannot
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 State = dict[str, Tensor]
@@ -118,3 +118,61 @@ def mae_prediction(state: State, images: Tensor, visible: Tensor, heads: int, de
     for number in range(sum(name.startswith("decoder_blocks.") and name.endswith("norm1.weight") for name in state)):
         x = block(state, f"decoder_blocks.{number}", x, decoder_heads)
     return linear(state, "decoder_pred", norm(state, "decoder_norm", x))[:, 1:]
+
+
+class TorchtextRoberta(nn.Module):
+    """torchtext's RobertaEncoder by its description: embeddings, then torch's post-norm layers.
+
+    Its state has the names of a MAWS-CLIP file below text_encoder.encoder.transformer.
+    """
+
+    PAD = 1
+
+    def __init__(self, vocabulary: int, width: int, depth: int, heads: int, positions: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = nn.ModuleDict({"embedding": nn.Embedding(positions, width)})
+        self.embedding_layer_norm = nn.LayerNorm(width)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, activation="gelu", batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The last hidden state of the first token."""
+        real = ids != self.PAD
+        places = torch.where(real, real.cumsum(1), 0) + self.PAD
+        x = self.token_embedding(ids) + self.positional_embedding["embedding"](places)
+        return self.layers(self.embedding_layer_norm(x), src_key_padding_mask=~real)[:, 0]
+
+
+# What torchtext called the parts of a layer before it took torch's.
+OLDER_NAMES = {
+    "self_attn.in_proj_weight": "attention.input_projection.weight",
+    "self_attn.in_proj_bias": "attention.input_projection.bias",
+    "self_attn.out_proj": "attention.output_projection",
+    "linear1": "residual_mlp.mlp.0",
+    "linear2": "residual_mlp.mlp.3",
+    "norm1": "attention_layer_norm",
+    "norm2": "final_layer_norm",
+}
+
+
+def as_older(state: State) -> State:
+    """The same text tower as torchtext once named it."""
+    renamed = {}
+    for name, tensor in state.items():
+        if ".layers.layers." in name:
+            name = name.replace(".layers.layers.", ".layers.")
+            name = next(name.replace(f".{new}", f".{old}") for new, old in OLDER_NAMES.items() if f".{new}" in name)
+        renamed[name] = tensor
+    return renamed
+
+
+def maws_clip(vit: State, text: TorchtextRoberta, vision_width: int, text_width: int, embed: int) -> State:
+    """A MAWS-CLIP checkpoint (FACTS.md 6.4)."""
+    projections = {"vision_projection": (vision_width, embed), "text_projection": (text_width, embed)}
+    return {
+        "logit_scale": torch.tensor(2.6592),
+        **random_state(projections, seed=1),
+        **{f"vision_encoder.{name}": tensor for name, tensor in vit.items()},
+        **{f"text_encoder.encoder.transformer.{name}": tensor for name, tensor in text.state_dict().items()},
+    }
