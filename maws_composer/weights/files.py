@@ -67,6 +67,10 @@ class Weights:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: tuple[str, ...] = ()
 
+    @property
+    def has_qk_norm(self) -> bool:
+        return any(".q_norm." in name for name in self.shapes)
+
 
 def open_weights(address: str) -> Weights:
     """Read the names and shapes of what lies at `address`; of a checkpoint, the model's.

@@ -29,10 +29,6 @@ class Encoder(Weights):
     left: list[str]
 
     @property
-    def has_qk_norm(self) -> bool:
-        return any(".q_norm." in name for name in self.shapes)
-
-    @property
     def averages_patches(self) -> bool:
         """Its feature is not the class token."""
         return "fc_norm.weight" in self.shapes
