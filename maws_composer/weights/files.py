@@ -89,6 +89,8 @@ def open_weights(address: str) -> Weights:
         for name in _FILES:
             if (path / name).exists():
                 return _folder(path, name)
+        if path.is_file():
+            raise SourceError(f"{address} is no file of weights: expected .safetensors, .pt, .pth or .bin")
         checkpoint = find_checkpoint(address)
         model = SavedModel(checkpoint)
         file_format = "checkpoint of torch.distributed.checkpoint, sharded"
@@ -192,7 +194,9 @@ def _torch_file(path: RunPath) -> Weights:
     """A file of torch.save: a state dict, or one under "model" as the MAE authors' code has it."""
     with open_ranged(path) as file:
         if file.read(2) != b"PK":
-            raise SourceError(f"{path} is not in torch's format since 1.6; load it and save it anew")
+            raise SourceError(
+                f"{path} is in torch's format before 1.6: load it with weights_only=True, and save it anew"
+            )
         file.seek(0)
         # The MAE authors' training script keeps its arguments in a Namespace, which cannot do anything.
         try:
