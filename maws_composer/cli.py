@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--to", choices=["timm", "hf", "maws", "checkpoint"], required=True, help="whose layout")
     export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
+    export.add_argument("--image-tower", help="of a LiT run that has none; default: what it began with")
     export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     export.set_defaults(run=_export)
 
@@ -114,7 +115,7 @@ def _export(options: argparse.Namespace) -> None:
     from maws_composer.weights.export import export
 
     _load_plugins(options.code_path)
-    print(f"{export(options.source, options.to, options.out)} -> {options.out}")
+    print(f"{export(options.source, options.to, options.out, options.image_tower)} -> {options.out}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -38,18 +38,22 @@ from maws_composer.weights.sources import open_model
 from maws_composer.weights.trained import Trained, find_trained
 from maws_composer.weights.translation import Recipes, translated
 
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PretrainedConfig
+
 log = logging.getLogger(__name__)
 
 TORCHTEXTS = ("xlm-roberta", "roberta")  # whose text towers torchtext has
 
 
-def export(source: str, to: str, out: Path) -> str:
+def export(source: str, to: str, out: Path, image_tower: str | None = None) -> str:
     """Write weights; returns the address that they are from: of a run, its newest complete checkpoint.
 
     Args:
         source: a run or a checkpoint, local or in object storage; but for `checkpoint`, other weights too.
         to: one of FORMATS.
         out: must not exist.
+        image_tower: of a LiT run that has none, trained on image embeddings. None: what the run began with.
 
     Raises:
         ConfigError: nothing to export, or not in this format.
@@ -61,7 +65,10 @@ def export(source: str, to: str, out: Path) -> str:
     try:
         address = str(find_checkpoint(source)) if to == "checkpoint" else open_model(source).address
         with _whole(out) as partial:
-            FORMATS[to](address, partial)
+            if to in IMAGE_TEXT_FORMATS and is_image_text(open_model(address)):
+                IMAGE_TEXT_FORMATS[to](open_image_text(address, image_tower), partial)
+            else:
+                FORMATS[to](address, partial)
     except SourceError as error:
         raise ConfigError([Problem("RUN", str(error))]) from error
     return address
@@ -76,8 +83,6 @@ def _timm(address: str, out: Path) -> None:
 
 
 def _hf(address: str, out: Path) -> None:
-    if is_image_text(open_model(address)):
-        return _hf_dual_encoder(open_image_text(address), out)
     trained = find_trained(address)
     _require_class_token(trained)
     _refuse_qk_norm(trained.encoder, "transformers.ViTModel has none; use --to timm")
@@ -88,12 +93,10 @@ def _hf(address: str, out: Path) -> None:
 
 
 def _hf_dual_encoder(model: ImageText, out: Path) -> None:
-    _refuse_qk_norm(model.weights, "transformers.ViTModel has none; use --to maws or checkpoint")
-    text = text_config(model.text)
+    _refuse_qk_norm(model.weights, "transformers.ViTModel has none; use --to checkpoint")
+    text = _text_config(model)
     if not has_tanh_pooler(text):
-        raise SourceError(
-            f"VisionTextDualEncoderModel cannot have the text tower {model.text.name}: use --to checkpoint"
-        )
+        raise SourceError(f"{model.text.name} has no place in VisionTextDualEncoderModel: use --to checkpoint")
     if "logit_bias" in model.weights.shapes:
         log.warning("VisionTextDualEncoderModel has no logit_bias: its logits are all shifted, its features are not")
     embed_dim, _ = model.weights.shapes["text_projection.weight"]
@@ -105,18 +108,16 @@ def _hf_dual_encoder(model: ImageText, out: Path) -> None:
 
 
 def _maws(address: str, out: Path) -> None:
-    if out.suffix not in (".pt", ".pth"):
-        raise ConfigError([Problem("OUT", "with --to maws, expected a file such as encoder.pt")])
-    if is_image_text(open_model(address)):
-        return _maws_clip(open_image_text(address), out)
+    _require_torch_suffix(out)
     trained = find_trained(address)
     _refuse_qk_norm(trained.encoder, "the released models have none; use --to timm")
     torch.save(_read(trained.encoder), out)
 
 
 def _maws_clip(model: ImageText, out: Path) -> None:
+    _require_torch_suffix(out)
     _refuse_qk_norm(model.weights, "the released models have none; use --to checkpoint")
-    text = text_config(model.text)
+    text = _text_config(model)
     if text.model_type not in TORCHTEXTS:
         raise SourceError(f"torchtext has no text tower such as {model.text.name}: use --to hf or checkpoint")
     if "logit_bias" in model.weights.shapes:
@@ -137,6 +138,12 @@ FORMATS: dict[str, Callable[[str, Path], None]] = {
     "maws": _maws,
     "checkpoint": _checkpoint,
 }
+IMAGE_TEXT_FORMATS: dict[str, Callable[[ImageText, Path], None]] = {"hf": _hf_dual_encoder, "maws": _maws_clip}
+
+
+def _require_torch_suffix(out: Path) -> None:
+    if out.suffix not in (".pt", ".pth"):
+        raise ConfigError([Problem("OUT", "with --to maws, expected a file such as encoder.pt")])
 
 
 def _require_class_token(trained: Trained) -> None:
@@ -147,6 +154,13 @@ def _require_class_token(trained: Trained) -> None:
 def _refuse_qk_norm(weights: Weights, reason: str) -> None:
     if weights.has_qk_norm:
         raise SourceError(f"{weights.address} has QK-norm: {reason}")
+
+
+def _text_config(model: ImageText) -> PretrainedConfig:
+    try:
+        return text_config(model.text)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
 
 
 def _made(weights: Weights, recipes: Recipes) -> dict[str, Tensor]:

@@ -156,11 +156,13 @@ def _together(path: RunPath, parts: list[Weights]) -> Weights:
 
 
 def _config(folder: RunPath) -> Mapping[str, Any]:
-    for name in ("config.yaml", "config.json"):
+    """Of a run, of timm, or of Hugging Face, which has two files."""
+    found: dict[str, Any] = {}
+    for name in ("preprocessor_config.json", "config.json", "config.yaml"):
         if (folder / name).exists():
             content = yaml.safe_load((folder / name).read_text())  # JSON is YAML
-            return content if isinstance(content, dict) else {}
-    return {}
+            found |= content if isinstance(content, dict) else {}
+    return found
 
 
 def _safetensors_file(path: RunPath) -> Weights:

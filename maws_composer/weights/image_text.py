@@ -32,8 +32,12 @@ def is_image_text(model: Weights) -> bool:
     return "text_projection.weight" in model.shapes
 
 
-def open_image_text(address: str) -> ImageText:
-    """The model of a LiT run, or of MAWS-CLIP; a tower that is not with it comes from where its run took it.
+def open_image_text(address: str, image_tower: str | None = None) -> ImageText:
+    """The model of a LiT run, or of MAWS-CLIP.
+
+    Args:
+        address: of the model.
+        image_tower: address of the one that belongs to it. None: if it is not with the model, what its run began with.
 
     Raises:
         SourceError: it is no such model, its image tower cannot be found, or nobody knows which text tower it has.
@@ -44,9 +48,9 @@ def open_image_text(address: str) -> ImageText:
         raise SourceError(f"{address} has no text tower")
     text = _text_settings(model)
     has_tower = any(name.startswith("encoder.") for name in model.shapes)
-    source = address if has_tower else model.config.get("initialize_from")
+    source = image_tower or (address if has_tower else model.config.get("initialize_from"))
     if not source:
-        raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from")
+        raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from: name the tower")
     tower = find_trained(source)
     return ImageText(_joined(model, tower.encoder), tower.size, tower.image_size, text)
 

@@ -98,3 +98,18 @@ def test_the_maws_clip_file_computes_our_features_with_torchtexts_layers(
     pictures = normalize(tokens[:, 0] @ state["vision_projection"], dim=-1)
     torch.testing.assert_close(pictures, model.encode_image(pixels()), rtol=1e-5, atol=1e-5)
     assert state["logit_scale"].shape == ()
+
+
+def test_a_tower_that_the_run_never_had_is_named(model: ImageTextModel, tmp_path: Path, capsys) -> None:
+    """Trained on image embeddings."""
+    own = {f"clip.{name}": tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    text = {"name": str(tmp_path / "tower"), "pretrained": True, "context_length": CONTEXT, "dropout": 0.0}
+    config = {"size": "vit_micro", "image_embeddings": True, "embed_dim": EMBED, "text": text}
+    save_checkpoint(tmp_path / "run", own, {"stage": "lit", "model": config, "initialize_from": None})
+    assert main(["export", str(tmp_path / "run"), "--to", "maws", str(tmp_path / "clip.pt")]) == 2
+    assert "has no image tower, and its config.yaml no initialize_from: name the tower" in capsys.readouterr().err
+    torch.save(model.encoder.state_dict(), tmp_path / "encoder.pt")
+    named = ["--image-tower", str(tmp_path / "encoder.pt")]
+    assert main(["export", str(tmp_path / "run"), "--to", "maws", str(tmp_path / "clip.pt"), *named]) == 0
+    state = torch.load(tmp_path / "clip.pt", weights_only=True)
+    assert torch.equal(state["vision_encoder.norm.weight"], model.encoder.norm.weight)
