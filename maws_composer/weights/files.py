@@ -14,7 +14,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import safetensors.torch
@@ -33,7 +33,12 @@ log = logging.getLogger(__name__)
 
 _LONGEST_HEADER = 100_000_000  # of safetensors' own reader
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # what a folder may hold
+_FILES = (  # what a folder may hold
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _STATE_KEYS = ("model", "state_dict")  # where training scripts put the weights
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -82,10 +87,8 @@ def open_weights(address: str) -> Weights:
         path = open_path(address)
         if path.name in _FILES:
             return _folder(path.parent, path.name)
-        if path.suffix == ".safetensors":
-            return _safetensors_file(path)
-        if path.suffix in _TORCH_SUFFIXES:
-            return _torch_file(path)
+        if path.suffix in (".safetensors", *_TORCH_SUFFIXES):
+            return _file(path)
         for name in _FILES:
             if (path / name).exists():
                 return _folder(path, name)
@@ -138,16 +141,15 @@ def _folder(path: RunPath, name: str) -> Weights:
         parts = sorted(set(json.loads(file.read_text())["weight_map"].values()))
         if outside := [part for part in parts if part != os.path.basename(part)]:
             raise SourceError(f"{file} names {outside[0]}, outside of its folder")
-        return _together(path, [_safetensors_file(path / part) for part in parts])
-    weights = _torch_file(file) if file.suffix == ".bin" else _safetensors_file(file)
-    return Weights(**(vars(weights) | {"config": _config(path)}))
+        return _together(path, [_file(path / part) for part in parts])
+    return replace(_file(file), config=_config(path))
 
 
 def _together(path: RunPath, parts: list[Weights]) -> Weights:
     owner = {name: part for part in parts for name in part.shapes}
     return Weights(
         address=str(path),
-        file_format=f"safetensors, {len(parts)} files",
+        file_format=f"{parts[0].file_format}, {len(parts)} files",
         shapes={name: part.shapes[name] for name, part in owner.items()},
         dtypes={name: part.dtypes[name] for name, part in owner.items()},
         read=lambda name: owner[name].read(name),
@@ -163,6 +165,10 @@ def _config(folder: RunPath) -> Mapping[str, Any]:
             content = yaml.safe_load((folder / name).read_text())  # JSON is YAML
             found |= content if isinstance(content, dict) else {}
     return found
+
+
+def _file(path: RunPath) -> Weights:
+    return _safetensors_file(path) if path.suffix == ".safetensors" else _torch_file(path)
 
 
 def _safetensors_file(path: RunPath) -> Weights:
