@@ -20,7 +20,7 @@ def evaluated(run_folder: Path, evaluations: str | Path) -> dict[str, Any]:
         evaluations: a folder below which results.json files lie; of two with one figure the later one counts.
     """
     figures: dict[str, Any] = {}
-    for path, results in _results(run_folder, evaluations):
+    for _, results in _results(run_folder, evaluations):
         figures |= {"feature": str(results["feature"]).replace("_", " ")} | dict(_figures(results))
     return figures
 
