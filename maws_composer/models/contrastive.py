@@ -75,7 +75,7 @@ def global_loss_and_gradients(
         logits_at_once: bound on what is in memory.
     """
     image, text = pairs.image.detach(), pairs.text.detach()
-    with _exact(image.device):
+    with exact_products(image.device):
         images, texts = _gather(image), _gather(text)
         of_texts, loss_i, own_i, scale_i, bias_i = _one_way(image, texts, pairs, of_rows, logits_at_once)
         of_images, loss_t, own_t, scale_t, bias_t = _one_way(text, images, pairs, of_rows, logits_at_once)
@@ -90,7 +90,7 @@ def global_loss_and_gradients(
 def loss_of_set(pairs: Embeddings, of_rows: RowLoss, logits_at_once: int = LOGITS_AT_ONCE) -> Float[Tensor, ""]:
     """The loss of a set of pairs as one batch; every rank that asks has all of them."""
     total = pairs.image.new_zeros(())
-    with _exact(pairs.image.device):
+    with exact_products(pairs.image.device):
         for queries, keys in ((pairs.image, pairs.text), (pairs.text, pairs.image)):
             for rows in _chunks(len(queries), len(keys), logits_at_once):
                 total += of_rows(_logits(queries[rows], keys, pairs.scale, pairs.bias), _own(rows, 0, queries)).sum()
@@ -177,8 +177,8 @@ def _world_size() -> int:
 
 
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32: a cosine that is wrong by 1e-3 is wrong by 0.1 at a scale of 100."""
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Within, neither autocast nor TF32: a cosine that is wrong by 1e-3 is wrong by 0.1 at a scale of 100."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
