@@ -1,7 +1,7 @@
 """An image-text model as transformers.VisionTextDualEncoderModel, which has poolers: a linear layer and a tanh.
 
-Ours has none. But tanh(x) is x up to x^3 / 3: a pooler that shrinks the class token by 2^13 is, with a projection that
-enlarges it again, the identity within the rounding of fp32 (5e-9 of an entry of 1, 4e-6 of one of 30). Powers of two
+Ours has none. But tanh(x) is x up to x^3 / 3: a pooler that shrinks the class token by 2^14 is, with a projection that
+enlarges it again, the identity within the rounding of fp32 (1e-9 of an entry of 1, 1e-6 of one of 30). Powers of two
 do not round. Larger ones would leave no room in fp16.
 """
 
@@ -18,7 +18,7 @@ from maws_composer.weights.files import SourceError
 from maws_composer.weights.formats import from_hf_vit, hf_config, to_hf_vit
 from maws_composer.weights.translation import Recipe, as_scalar, as_vector, prefixed
 
-_SHRINK = 2.0**-13
+_SHRINK = 2.0**-14
 _POOLER = "pooler.dense"
 
 
