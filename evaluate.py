@@ -1,4 +1,4 @@
-"""Evaluate the encoder of a training run from a YAML file.
+"""Evaluate an encoder, of a training run or of other weights, from a YAML file.
 
     python evaluate.py yamls/eval/imagenet.yaml weights=runs/mae data.train.remote=... data.test.remote=...
 
