@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from maws_composer.config.load import Loaded
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.classes import CLASSES_FILE, Classes
@@ -11,7 +13,10 @@ from maws_composer.data.preflight import check_sources
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
 from maws_composer.evaluation.encoder import encoder_at
-from maws_composer.evaluation.settings import Evaluation
+from maws_composer.evaluation.features import Evaluate, EvaluateWithText
+from maws_composer.evaluation.settings import Evaluation, needs_training_images
+from maws_composer.evaluation.suite import build_evaluations, columns_for, read_words
+from maws_composer.evaluation.towers import addresses_of, find_text, text_problems
 
 
 def preflight(loaded: Loaded[Evaluation]) -> None:
@@ -21,17 +26,25 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
         ConfigError: with all problems at once.
     """
     run = loaded.run
-    sources = {"data.train": run.data.train, "data.test": run.data.test}
-    problems = [*_weights_problems(run), *check_sources(sources, (LABELS,))]
-    if not problems and len(set(filter(None, map(_numbering, sources.values())))) > 1:
-        problems.append(Problem("data.test", f"its {CLASSES_FILE} numbers other classes than that of data.train"))
+    problems = _weights_problems(run)
+    try:
+        evaluations = build_evaluations(run)
+    except ConfigError as error:
+        raise ConfigError(loaded.locate([*problems, *error.problems])) from error
+    if needs_training_images(evaluations):
+        problems += check_sources({"data.train": run.data.train}, (LABELS,))
+    problems += check_sources({"data.test": run.data.test}, columns_for(evaluations))
+    if not problems:
+        problems += _numbering_problems(run) if needs_training_images(evaluations) else []
+        problems += _words_problems(run, evaluations)
     if problems:
         raise ConfigError(loaded.locate(problems))
 
 
 def _weights_problems(run: Evaluation) -> list[Problem]:
     try:
-        trained = encoder_at(run.weights)
+        _, image_tower = addresses_of(run.weights)
+        trained = encoder_at(image_tower)
     except ConfigError as error:
         return error.problems
     size = run.image_size or trained.image_size
@@ -44,6 +57,35 @@ def _weights_problems(run: Evaluation) -> list[Problem]:
         trained.size.grid(size)
     except ValueError as error:
         problems.append(Problem("image_size", str(error)))
+    return problems
+
+
+def _numbering_problems(run: Evaluation) -> list[Problem]:
+    if len(set(filter(None, map(_numbering, (run.data.train, run.data.test))))) > 1:
+        return [Problem("data.test", f"its {CLASSES_FILE} numbers other classes than that of data.train")]
+    return []
+
+
+def _words_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | EvaluateWithText]) -> list[Problem]:
+    """Whether class names and captions are there, for evaluations that need them."""
+    with_text = [evaluation for evaluation in evaluations.values() if isinstance(evaluation, EvaluateWithText)]
+    if not with_text:
+        return []
+    try:
+        text = find_text(run.weights, run.text_tower)
+        problems = text_problems(text) if text is not None else []
+        if text is not None and run.feature != "class_token":
+            problems.append(Problem("feature", "evaluations with text look at class tokens; set it to class_token"))
+        if text is None and len(with_text) == len(evaluations):
+            problems.append(Problem("weights", f"{run.weights} has no text tower, which all of these evaluations need"))
+        words = read_words(run.data.test, "data.test")
+    except ConfigError as error:
+        return error.problems
+    for evaluation in with_text:
+        try:
+            evaluation.check(words)
+        except ConfigError as error:
+            problems += error.problems
     return problems
 
 

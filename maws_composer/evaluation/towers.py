@@ -1,0 +1,178 @@
+"""The two towers of an image-text model, for evaluations: of a LiT run in training, or of its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from maws_composer.checkpoints.run_folder import open_path
+from maws_composer.config.check import check
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.captions import CaptionTokenizer, tokenizer_problems
+from maws_composer.models.clip import ImageTextModel
+from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings, build_text_tower
+from maws_composer.weights.sources import FIRST, SourceError, Weights, open_weights
+
+Encode = Callable[[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]], Float[Tensor, "batch embed"]]
+
+_TEXT = "text_projection.weight"
+_OURS = re.compile(r"text\..+|(image|text)_projection\.weight|logit_scale|logit_bias")
+_CONTEXT = 102  # of the released models (FACTS.md 6.1)
+
+
+class FrozenTowers:
+    """Towers as evaluations see them (`features.Towers`).
+
+    Args:
+        projection: of the image side.
+        encode: embeddings of unit length from tokens on `device`; a collective if the text tower is sharded.
+        tokenizer: of the text tower.
+        device: this rank's.
+    """
+
+    def __init__(
+        self,
+        projection: Float[Tensor, "embed width"],
+        encode: Encode,
+        tokenizer: CaptionTokenizer,
+        device: torch.device,
+    ) -> None:
+        self._projection = projection.float().cpu()
+        self._encode = encode
+        self._tokenizer = tokenizer
+        self._device = device
+
+    def project(self, features: Float[Tensor, "images width"]) -> Float[Tensor, "images embed"]:
+        return normalize(features @ self._projection.T, dim=1)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts embed"]:
+        tokens = self._tokenizer(texts)
+        ids, mask = (tokens[name].to(self._device) for name in ("input_ids", "attention_mask"))
+        return self._encode(ids, mask).float().cpu()
+
+
+class TextWeights(NamedTuple):
+    """The text side of weights that have one.
+
+    Attributes:
+        weights: by the names of `ImageTextModel`, without its encoder.
+        settings: of the text tower.
+    """
+
+    weights: Weights
+    settings: TextSettings
+
+
+def addresses_of(address: str) -> tuple[str, str]:
+    """Of the weights, a run's newest checkpoint being chosen; and of the encoder that belongs to them.
+
+    That is in the weights, or, since a LiT checkpoint leaves out a locked image tower, in what its run began with.
+
+    Raises:
+        ConfigError: the weights cannot be read.
+    """
+    weights = _open(address)
+    if _prefix(weights) is None or any(f".{name}".endswith(f".{FIRST}") for name in weights.shapes):
+        return weights.address, weights.address
+    source = _config(weights.address).get("initialize_from")
+    if not source:
+        message = f"{weights.address} has no image tower, and its config.yaml no initialize_from"
+        raise ConfigError([Problem("weights", message)])
+    return weights.address, _open(source).address
+
+
+def find_text(address: str, text_tower: str | None = None) -> TextWeights | None:
+    """Look for a text tower, without reading weights; None if there is none.
+
+    Args:
+        address: see `weights.sources`.
+        text_tower: name or folder of its configuration and tokenizer. None: those that the run had.
+
+    Raises:
+        ConfigError: the weights cannot be read, or nothing says what text tower it is.
+    """
+    weights = _open(address)
+    prefix = _prefix(weights)
+    if prefix is None:
+        return None
+    inside = {
+        name.removeprefix(prefix): shape
+        for name, shape in weights.shapes.items()
+        if name.startswith(prefix) and _OURS.fullmatch(name.removeprefix(prefix))
+    }
+    ours = Weights(weights.address, inside, lambda name: weights.read(prefix + name))
+    return TextWeights(ours, _settings(ours, text_tower))
+
+
+def text_problems(text: TextWeights) -> list[Problem]:
+    """Whether the tower can be built and its tokenizer be had."""
+    problems = tokenizer_problems(text.settings.name, text.settings.context_length)
+    return [replace(problem, path="text_tower") for problem in problems]
+
+
+def load_towers(text: TextWeights, device: torch.device, precision: str) -> FrozenTowers:
+    """Read the text side onto `device`.
+
+    Raises:
+        ConfigError: the weights are not those of the tower that the configuration describes, or the tokenizer cannot be
+            had.
+    """
+    tokenizer = CaptionTokenizer(text.settings.name, text.settings.context_length)
+    embed, width = text.weights.shapes["image_projection.weight"]
+    try:
+        model = ImageTextModel(None, build_text_tower(text.settings), embed, image_width=width)
+        model.load_state_dict({name: text.weights.read(name) for name in text.weights.shapes if name != "logit_bias"})
+    except (ValueError, RuntimeError) as error:
+        message = f"{text.weights.address} does not fit the text tower {text.settings.name}: {error}"
+        raise ConfigError([Problem("text_tower", message)]) from error
+    model.eval().to(device)
+
+    def encode(ids: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "amp_bf16"):
+            return model.encode_text(ids, mask)
+
+    return FrozenTowers(model.image_projection.weight.detach(), encode, tokenizer, device)
+
+
+def _open(address: str) -> Weights:
+    try:
+        return open_weights(address)
+    except SourceError as error:
+        raise ConfigError([Problem("weights", str(error))]) from error
+
+
+def _prefix(weights: Weights) -> str | None:
+    """What stands before the names of `ImageTextModel`; None without a text side."""
+    found = [name.removesuffix(_TEXT) for name in weights.shapes if f".{name}".endswith(f".{_TEXT}")]
+    return found[0] if found else None
+
+
+def _settings(weights: Weights, text_tower: str | None) -> TextSettings:
+    given = (_config(weights.address).get("model") or {}).get("text")
+    if given is not None:
+        settings = check(TextSettings, given).value
+        if settings is None:
+            raise ConfigError([Problem("weights", f"the section model.text of {weights.address} cannot be read")])
+        return replace(settings, name=text_tower or settings.name, dropout=0.0)
+    width = weights.shapes[_TEXT][1]
+    known = [name for name, size in KNOWN_TEXT_TOWERS.items() if size.width == width]
+    if text_tower is None and not known:
+        message = f"{weights.address} has a text tower {width} wide, which is none that we know; name it"
+        raise ConfigError([Problem("text_tower", message)])
+    return TextSettings(name=text_tower or known[0], context_length=_CONTEXT)
+
+
+def _config(address: str) -> dict[str, Any]:
+    """The configuration of the run that wrote a checkpoint, or that an export is of; {} for other files."""
+    path = open_path(address)
+    file = (path.parent if path.suffix else path) / "config.yaml"
+    return yaml.safe_load(file.read_text()) if file.exists() else {}
