@@ -58,7 +58,7 @@ def freeze(run: Evaluation, with_text: bool) -> Frozen:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
     checkpoint, image_tower = on_rank_zero(lambda: addresses_of(run.weights))
-    encoder, device = load_encoder(image_tower, run.image_size), torch_device()
+    encoder, device = load_encoder(image_tower, run.image_size, run.patch_size), torch_device()
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:

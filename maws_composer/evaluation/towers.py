@@ -5,26 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import yaml
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.check import check
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.captions import CaptionTokenizer, tokenizer_problems
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings, build_text_tower
-from maws_composer.weights.sources import FIRST, SourceError, Weights, open_weights
+from maws_composer.weights.files import SourceError, Weights
+from maws_composer.weights.sources import open_model
 
 Encode = Callable[[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]], Float[Tensor, "batch embed"]]
 
 _TEXT = "text_projection.weight"
-_OURS = re.compile(r"text\..+|(image|text)_projection\.weight|logit_scale|logit_bias")
+_OURS = re.compile(r"text\..+|(image|text)_projection\.weight|logit_scale")
 _CONTEXT = 102  # of the released models (FACTS.md 6.1)
 
 
@@ -61,10 +60,10 @@ class FrozenTowers:
 
 
 class TextWeights(NamedTuple):
-    """The text side of weights that have one.
+    """Weights that have a text tower.
 
     Attributes:
-        weights: by the names of `ImageTextModel`, without its encoder.
+        weights: by the names of `ImageTextModel`.
         settings: of the text tower.
     """
 
@@ -81,9 +80,9 @@ def addresses_of(address: str) -> tuple[str, str]:
         ConfigError: the weights cannot be read.
     """
     weights = _open(address)
-    if _prefix(weights) is None or any(f".{name}".endswith(f".{FIRST}") for name in weights.shapes):
+    if _TEXT not in weights.shapes or any(name.startswith("encoder.") for name in weights.shapes):
         return weights.address, weights.address
-    source = _config(weights.address).get("initialize_from")
+    source = weights.config.get("initialize_from")
     if not source:
         message = f"{weights.address} has no image tower, and its config.yaml no initialize_from"
         raise ConfigError([Problem("weights", message)])
@@ -101,16 +100,7 @@ def find_text(address: str, text_tower: str | None = None) -> TextWeights | None
         ConfigError: the weights cannot be read, or nothing says what text tower it is.
     """
     weights = _open(address)
-    prefix = _prefix(weights)
-    if prefix is None:
-        return None
-    inside = {
-        name.removeprefix(prefix): shape
-        for name, shape in weights.shapes.items()
-        if name.startswith(prefix) and _OURS.fullmatch(name.removeprefix(prefix))
-    }
-    ours = Weights(weights.address, inside, lambda name: weights.read(prefix + name))
-    return TextWeights(ours, _settings(ours, text_tower))
+    return TextWeights(weights, _settings(weights, text_tower)) if _TEXT in weights.shapes else None
 
 
 def text_problems(text: TextWeights) -> list[Problem]:
@@ -130,7 +120,8 @@ def load_towers(text: TextWeights, device: torch.device, precision: str) -> Froz
     embed, width = text.weights.shapes["image_projection.weight"]
     try:
         model = ImageTextModel(None, build_text_tower(text.settings), embed, image_width=width)
-        model.load_state_dict({name: text.weights.read(name) for name in text.weights.shapes if name != "logit_bias"})
+        ours = [name for name in text.weights.shapes if _OURS.fullmatch(name)]
+        model.load_state_dict({name: text.weights.read(name) for name in ours})
     except (ValueError, RuntimeError) as error:
         message = f"{text.weights.address} does not fit the text tower {text.settings.name}: {error}"
         raise ConfigError([Problem("text_tower", message)]) from error
@@ -145,19 +136,13 @@ def load_towers(text: TextWeights, device: torch.device, precision: str) -> Froz
 
 def _open(address: str) -> Weights:
     try:
-        return open_weights(address)
+        return open_model(address)
     except SourceError as error:
         raise ConfigError([Problem("weights", str(error))]) from error
 
 
-def _prefix(weights: Weights) -> str | None:
-    """What stands before the names of `ImageTextModel`; None without a text side."""
-    found = [name.removesuffix(_TEXT) for name in weights.shapes if f".{name}".endswith(f".{_TEXT}")]
-    return found[0] if found else None
-
-
 def _settings(weights: Weights, text_tower: str | None) -> TextSettings:
-    given = (_config(weights.address).get("model") or {}).get("text")
+    given = (weights.config.get("model") or {}).get("text")
     if given is not None:
         settings = check(TextSettings, given).value
         if settings is None:
@@ -169,10 +154,3 @@ def _settings(weights: Weights, text_tower: str | None) -> TextSettings:
         message = f"{weights.address} has a text tower {width} wide, which is none that we know; name it"
         raise ConfigError([Problem("text_tower", message)])
     return TextSettings(name=text_tower or known[0], context_length=_CONTEXT)
-
-
-def _config(address: str) -> dict[str, Any]:
-    """The configuration of the run that wrote a checkpoint, or that an export is of; {} for other files."""
-    path = open_path(address)
-    file = (path.parent if path.suffix else path) / "config.yaml"
-    return yaml.safe_load(file.read_text()) if file.exists() else {}

@@ -26,9 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.weights.formats import hf_config, hf_preprocessor, hf_tensors, timm_config
-from maws_composer.weights.sources import Encoder, SourceError, Weights, find_checkpoint, open_encoder, open_weights
-from maws_composer.weights.trained import trained_by
+from maws_composer.weights.files import SourceError, Weights, find_checkpoint, open_weights
+from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
+from maws_composer.weights.sources import Encoder, open_encoder
+from maws_composer.weights.trained import find_trained
+from maws_composer.weights.translation import translated
 
 
 def export(run: str, to: str, out: Path) -> str:
@@ -57,19 +59,19 @@ def export(run: str, to: str, out: Path) -> str:
 
 
 def _timm(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    encoder, size, image_size = trained_by(checkpoint, config)
+    encoder, size, image_size = find_trained(checkpoint)
     out.mkdir()
     _write_json(out / "config.json", timm_config(size, image_size, encoder.has_qk_norm))
     _write_safetensors(out, _read(encoder))
 
 
 def _hf(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    encoder, size, image_size = trained_by(checkpoint, config)
+    encoder, size, image_size = find_trained(checkpoint)
     _refuse_qk_norm(encoder, "transformers.ViTModel has none; use --to timm")
     out.mkdir()
     _write_json(out / "config.json", hf_config(size, image_size))
     _write_json(out / "preprocessor_config.json", hf_preprocessor(image_size))
-    _write_safetensors(out, _read(encoder, hf_tensors))
+    _write_safetensors(out, _read(translated(encoder, to_hf_vit(size.depth))))
 
 
 def _maws(checkpoint: str, config: dict[str, Any], out: Path) -> None:
@@ -99,13 +101,8 @@ def _refuse_qk_norm(encoder: Encoder, reason: str) -> None:
         raise SourceError(f"{encoder.address} has QK-norm: {reason}")
 
 
-def _read(
-    weights: Weights, rename: Callable[[str, Tensor], dict[str, Tensor]] = lambda name, tensor: {name: tensor}
-) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name in tqdm(weights.shapes, desc="reading", unit="tensor"):
-        tensors |= rename(name, weights.read(name))
-    return tensors
+def _read(weights: Weights) -> dict[str, Tensor]:
+    return {name: weights.read(name) for name in tqdm(weights.shapes, desc="reading", unit="tensor")}
 
 
 def _write_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -89,7 +89,8 @@ def test_another_size_is_refused_before_training_with_its_name(refused, tmp_path
 def test_other_patches_are_refused(refused, tmp_path: Path) -> None:
     file = saved(tmp_path / "patch.safetensors", ViTSize(width=128, depth=4, heads=4, patch_size=4))
     assert refused(file)[0].message == (
-        f"{file} does not fit, 1 tensors disagree: it is 128 wide, 4 deep, with patches of 4; see model.size\n"
+        f"{file} does not fit, 1 tensors disagree: it is 128 wide, 4 deep, with patches of 4; see model.size, "
+        "or set initialize_resize=true\n"
         "patch_embed.proj.weight: 128 x 3 x 4 x 4 there, 128 x 3 x 6 x 6 here"
     )
 
@@ -97,7 +98,8 @@ def test_other_patches_are_refused(refused, tmp_path: Path) -> None:
 def test_another_grid_of_positions_is_refused(refused, tmp_path: Path) -> None:
     file = saved(tmp_path / "grid.safetensors", SIZES["vit_micro"])
     assert refused(file, "model.image_size=48")[0].message == (
-        f"{file} does not fit, 1 tensors disagree: its positions are those of 24 px images; see model.image_size\n"
+        f"{file} does not fit, 1 tensors disagree: its positions are those of 24 px images; see model.image_size, "
+        "or set initialize_resize=true\n"
         "pos_embed: 1 x 17 x 128 there, 1 x 65 x 128 here"
     )
 
