@@ -13,6 +13,7 @@ end_with_launcher()  # before the slow imports: a launcher may be killed during 
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from composer.utils import dist
@@ -21,10 +22,10 @@ from maws_composer.config.load import Loaded
 from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.show import print_resolved
 from maws_composer.data.columns import LABELS
-from maws_composer.evaluation.features import EvaluateWithText, Extracted, Result
+from maws_composer.evaluation.features import Extracted, Result
 from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.results import format_table, write_guesses, write_results
-from maws_composer.evaluation.settings import Evaluation, load_evaluation, needs_training_images
+from maws_composer.evaluation.settings import Evaluation, load_evaluation, named_with_text, needs_training_images
 from maws_composer.evaluation.suite import (
     Frozen,
     build_evaluations,
@@ -47,9 +48,9 @@ def evaluate(loaded: Loaded[Evaluation]) -> None:
     dist.initialize_dist(build_device(run.precision), timeout=PATIENCE)
     require_precision(run.precision)
 
-    evaluations = build_evaluations(run)
-    frozen = freeze(run, with_text=any(isinstance(each, EvaluateWithText) for each in evaluations.values()))
-    needs_train = needs_training_images(evaluations)
+    frozen = freeze(run, with_text=bool(named_with_text(run.evaluations)))
+    evaluations = build_evaluations(replace(run, weights=frozen.checkpoint))  # a run may have saved a newer one
+    needs_train = needs_training_images(run.evaluations)
     train = features_of("train", run.data.train, frozen, run, (LABELS,)) if needs_train else None
     test = features_of("test", run.data.test, frozen, run, columns_for(evaluations))
     words = on_rank_zero(lambda: read_words(run.data.test, "data.test"))

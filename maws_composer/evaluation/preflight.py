@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from maws_composer.config.load import Loaded
+from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.classes import CLASSES_FILE, Classes
+from maws_composer.data.class_preflight import known_classes
+from maws_composer.data.classes import CLASSES_FILE
 from maws_composer.data.columns import LABELS
-from maws_composer.data.index import read_bytes
 from maws_composer.data.preflight import check_sources
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
 from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText
 from maws_composer.evaluation.settings import Evaluation, needs_training_images
-from maws_composer.evaluation.suite import build_evaluations, columns_for, read_words
+from maws_composer.evaluation.suite import columns_for, read_words
 from maws_composer.evaluation.towers import addresses_of, find_text, text_problems
+from maws_composer.registry import lookup
 
 
 def preflight(loaded: Loaded[Evaluation]) -> None:
@@ -27,17 +29,15 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
         ConfigError: with all problems at once.
     """
     run = loaded.run
-    problems = _weights_problems(run)
-    try:
-        evaluations = build_evaluations(run)
-    except ConfigError as error:
-        raise ConfigError(loaded.locate([*problems, *error.problems])) from error
-    if needs_training_images(evaluations):
-        problems += check_sources({"data.train": run.data.train}, (LABELS,))
-    problems += check_sources({"data.test": run.data.test}, columns_for(evaluations))
+    problems = of_weights = _weights_problems(run)
+    evaluations, refused = _built(run)
+    if needs_training_images(run.evaluations):
+        problems = problems + check_sources({"data.train": run.data.train}, (LABELS,))
+    problems = problems + check_sources({"data.test": run.data.test}, columns_for(evaluations))
+    if not of_weights:
+        problems = problems + refused
     if not problems:
-        problems += _numbering_problems(run) if needs_training_images(evaluations) else []
-        problems += _words_problems(run, evaluations)
+        problems = [*_numbering_problems(run), *_words_problems(run, evaluations)]
     if problems:
         raise ConfigError(loaded.locate(problems))
 
@@ -63,8 +63,20 @@ def _weights_problems(run: Evaluation) -> list[Problem]:
     return problems
 
 
+def _built(run: Evaluation) -> tuple[dict[str, Evaluate | EvaluateWithText], list[Problem]]:
+    """The evaluations that can be made, and what the others refuse."""
+    evaluations, problems = {}, []
+    for name, arguments in run.evaluations.items():
+        try:
+            evaluations[name] = build(lookup("evaluation", name), arguments, run)
+        except ConfigError as error:
+            problems += error.problems
+    return evaluations, problems
+
+
 def _numbering_problems(run: Evaluation) -> list[Problem]:
-    if len(set(filter(None, map(_numbering, (run.data.train, run.data.test))))) > 1:
+    data = [run.data.train, run.data.test] if needs_training_images(run.evaluations) else [run.data.test]
+    if len(set(filter(None, map(_numbering, data)))) > 1:
         return [Problem("data.test", f"its {CLASSES_FILE} numbers other classes than that of data.train")]
     return []
 
@@ -94,8 +106,5 @@ def _words_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | Evalua
 
 def _numbering(data: EvalData) -> str | None:
     """What the class indices mean, if the dataset says so."""
-    try:
-        text = read_bytes(evaluation_shards(data)[0], CLASSES_FILE, data.download_timeout)
-    except Exception:  # each storage library has exceptions of its own; shards from elsewhere have no such file
-        return None
-    return Classes.from_json(text).digest()
+    classes = known_classes(evaluation_shards(data)[0], data.download_timeout)
+    return classes.digest() if classes else None

@@ -81,10 +81,15 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Loaded[E
     return load(_SCHEMA, path, overrides, our_code_paths())
 
 
-def needs_training_images(names: Iterable[str]) -> bool:
-    """Whether any of these evaluations compares images with images; those with text do not."""
+def named_with_text(names: Iterable[str]) -> list[str]:
+    """Those of the evaluations that need a text tower, and no training images."""
     registered = registered_names("evaluation")
-    return any(name not in registered or not hasattr(lookup("evaluation", name).builder, "with_text") for name in names)
+    return [name for name in names if name in registered and hasattr(lookup("evaluation", name).builder, "with_text")]
+
+
+def needs_training_images(names: Iterable[str]) -> bool:
+    """Whether any of the evaluations compares images with images."""
+    return len(named_with_text(names := list(names))) < len(names)
 
 
 def _contradictions(evaluation: Evaluation) -> list[Problem]:

@@ -12,12 +12,12 @@ import torch
 
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.classes import CLASSES_FILE, Classes
+from maws_composer.data.class_preflight import known_classes
 from maws_composer.data.columns import LABELS
 from maws_composer.data.index import read_bytes, read_index
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
-from maws_composer.data.sources import Shards, evaluation_shards
+from maws_composer.data.sources import evaluation_shards
 from maws_composer.evaluation.caption_retrieval import CAPTIONS_FILE, read_captions
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
@@ -94,21 +94,16 @@ def read_words(data: EvalData, key: str) -> Words:
         ConfigError: one of them is damaged.
     """
     (shards,) = evaluation_shards(data, key)
-    classes, captions = (_read_beside(shards, name, data) for name in (CLASSES_FILE, CAPTIONS_FILE))
+    classes = known_classes(shards, data.download_timeout)
+    names = tuple(each.name for each in classes.classes) if classes is not None else ()
     try:
-        return Words(
-            tuple(each.name for each in Classes.from_json(classes).classes) if classes else (),
-            read_captions(captions) if captions else {},
-        )
+        text = read_bytes(shards, CAPTIONS_FILE, data.download_timeout)
+    except Exception:  # each storage library has exceptions of its own; most shards have no such file
+        return Words(names)
+    try:
+        return Words(names, read_captions(text))
     except ValueError as error:
         raise ConfigError([Problem(shards.where, f"{shards.address}: {error}")]) from error
-
-
-def _read_beside(shards: Shards, name: str, data: EvalData) -> bytes | None:
-    try:
-        return read_bytes(shards, name, data.download_timeout)
-    except Exception:  # each storage library has exceptions of its own; shards from elsewhere have no such file
-        return None
 
 
 def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, columns: Sequence[str]) -> Extracted | None:
