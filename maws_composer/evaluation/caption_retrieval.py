@@ -137,23 +137,25 @@ def read_captions(text: bytes) -> dict[str, dict[str, str]]:
 
 def ranks(
     images: Float[Tensor, "images embed"], texts: Float[Tensor, "texts embed"], own: Int[Tensor, " images"]
-) -> tuple[Int[Tensor, " images"], Int[Tensor, " texts"]]:
+) -> tuple[Float[Tensor, " images"], Float[Tensor, " texts"]]:
     """For each image how many texts are nearer to it than its own; for each text how many images are nearer to it than
-    the nearest of its own.
+    the nearest of its own. Those that are as near count half: a model that says the same of everything finds nothing.
 
     Never holds all scores at once.
     """
     of_images: list[Tensor] = []
-    of_texts = torch.zeros(len(texts), dtype=torch.int64, device=images.device)
     best_own = torch.full((len(texts),), -torch.inf, device=images.device)
     chunks = torch.arange(len(images), device=images.device).split(max(1, _SCORES // len(texts)))
     for rows in chunks:
         scores = images[rows] @ texts.T
         of_own = scores.gather(1, own[rows].unsqueeze(1))
-        of_images.append((scores > of_own).sum(1))
+        of_images.append((scores > of_own).sum(1) + ((scores == of_own).sum(1) - 1) / 2)
         best_own = best_own.scatter_reduce(0, own[rows], of_own.squeeze(1), "amax")
+    of_texts = torch.zeros(len(texts), device=images.device)
     for rows in chunks:  # again, and in the same chunks, so that scores are the same to the last bit
-        of_texts += (images[rows] @ texts.T > best_own).sum(0)
+        scores = images[rows] @ texts.T
+        others = scores.scatter(1, own[rows].unsqueeze(1), -torch.inf)
+        of_texts += (others > best_own).sum(0) + (others == best_own).sum(0) / 2
     return torch.cat(of_images), of_texts
 
 

@@ -159,6 +159,12 @@ def test_ranks_of_perfect_pairs_are_zero() -> None:
     assert of_images.sum() == of_texts.sum() == 0
 
 
+def test_a_model_that_says_the_same_of_everything_finds_nothing() -> None:
+    same = normalize(torch.ones(40, EMBED), dim=1)
+    of_images, of_texts = ranks(same, same, torch.arange(40))
+    assert of_images.tolist() == of_texts.tolist() == [39 / 2] * 40
+
+
 def test_every_language_has_templates_with_one_place_for_the_name() -> None:
     assert len(LANGUAGES) == 14
     for language in LANGUAGES:
