@@ -11,14 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import CAPTION
+from maws_composer.data.columns import CAPTION, CAPTIONS_FILE
 from maws_composer.evaluation.features import Extracted, Guess, Result, Towers, Words
 from maws_composer.evaluation.texts import embed_texts
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
 from maws_composer.registry import register_evaluation
 
-CAPTIONS_FILE = "captions.json"
 GUESSES = 5  # per picture
 _SCORES = 1 << 27  # at once: 512 MB
 

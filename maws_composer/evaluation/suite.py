@@ -13,12 +13,12 @@ import torch
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import known_classes
-from maws_composer.data.columns import LABELS
+from maws_composer.data.columns import CAPTIONS_FILE, LABELS
 from maws_composer.data.index import read_bytes, read_index
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
-from maws_composer.evaluation.caption_retrieval import CAPTIONS_FILE, read_captions
+from maws_composer.evaluation.caption_retrieval import read_captions
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extracted, Result, Towers, Words
