@@ -14,7 +14,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import safetensors.torch
@@ -33,7 +33,12 @@ log = logging.getLogger(__name__)
 
 _LONGEST_HEADER = 100_000_000  # of safetensors' own reader
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # what a folder may hold
+_FILES = (  # what a folder may hold
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _STATE_KEYS = ("model", "state_dict")  # where training scripts put the weights
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -67,6 +72,10 @@ class Weights:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: tuple[str, ...] = ()
 
+    @property
+    def has_qk_norm(self) -> bool:
+        return any(".q_norm." in name for name in self.shapes)
+
 
 def open_weights(address: str) -> Weights:
     """Read the names and shapes of what lies at `address`; of a checkpoint, the model's.
@@ -78,13 +87,13 @@ def open_weights(address: str) -> Weights:
         path = open_path(address)
         if path.name in _FILES:
             return _folder(path.parent, path.name)
-        if path.suffix == ".safetensors":
-            return _safetensors_file(path)
-        if path.suffix in _TORCH_SUFFIXES:
-            return _torch_file(path)
+        if path.suffix in (".safetensors", *_TORCH_SUFFIXES):
+            return _file(path)
         for name in _FILES:
             if (path / name).exists():
                 return _folder(path, name)
+        if path.is_file():
+            raise SourceError(f"{address} is no file of weights: expected .safetensors, .pt, .pth or .bin")
         checkpoint = find_checkpoint(address)
         model = SavedModel(checkpoint)
         file_format = "checkpoint of torch.distributed.checkpoint, sharded"
@@ -132,16 +141,15 @@ def _folder(path: RunPath, name: str) -> Weights:
         parts = sorted(set(json.loads(file.read_text())["weight_map"].values()))
         if outside := [part for part in parts if part != os.path.basename(part)]:
             raise SourceError(f"{file} names {outside[0]}, outside of its folder")
-        return _together(path, [_safetensors_file(path / part) for part in parts])
-    weights = _torch_file(file) if file.suffix == ".bin" else _safetensors_file(file)
-    return Weights(**(vars(weights) | {"config": _config(path)}))
+        return _together(path, [_file(path / part) for part in parts])
+    return replace(_file(file), config=_config(path))
 
 
 def _together(path: RunPath, parts: list[Weights]) -> Weights:
     owner = {name: part for part in parts for name in part.shapes}
     return Weights(
         address=str(path),
-        file_format=f"safetensors, {len(parts)} files",
+        file_format=f"{parts[0].file_format}, {len(parts)} files",
         shapes={name: part.shapes[name] for name, part in owner.items()},
         dtypes={name: part.dtypes[name] for name, part in owner.items()},
         read=lambda name: owner[name].read(name),
@@ -150,11 +158,17 @@ def _together(path: RunPath, parts: list[Weights]) -> Weights:
 
 
 def _config(folder: RunPath) -> Mapping[str, Any]:
-    for name in ("config.yaml", "config.json"):
+    """Of a run, of timm, or of Hugging Face, which has two files."""
+    found: dict[str, Any] = {}
+    for name in ("preprocessor_config.json", "config.json", "config.yaml"):
         if (folder / name).exists():
             content = yaml.safe_load((folder / name).read_text())  # JSON is YAML
-            return content if isinstance(content, dict) else {}
-    return {}
+            found |= content if isinstance(content, dict) else {}
+    return found
+
+
+def _file(path: RunPath) -> Weights:
+    return _safetensors_file(path) if path.suffix == ".safetensors" else _torch_file(path)
 
 
 def _safetensors_file(path: RunPath) -> Weights:
@@ -188,7 +202,9 @@ def _torch_file(path: RunPath) -> Weights:
     """A file of torch.save: a state dict, or one under "model" as the MAE authors' code has it."""
     with open_ranged(path) as file:
         if file.read(2) != b"PK":
-            raise SourceError(f"{path} is not in torch's format since 1.6; load it and save it anew")
+            raise SourceError(
+                f"{path} is in torch's format before 1.6: load it with weights_only=True, and save it anew"
+            )
         file.seek(0)
         # The MAE authors' training script keeps its arguments in a Namespace, which cannot do anything.
         try:

@@ -108,7 +108,7 @@ def to_maws_clip(names: Iterable[str], text_depth: int) -> dict[str, Recipe]:
         **prefixed(to_torchtext(text_depth), TORCHTEXT, "text."),
         "vision_projection": Recipe(("image_projection.weight",), transposed),
         "text_projection": Recipe(("text_projection.weight",), transposed),
-        "logit_scale": Recipe(("logit_scale",), _as_scalar),
+        "logit_scale": Recipe(("logit_scale",), as_scalar),
     }
 
 
@@ -116,5 +116,5 @@ def _as_vector(tensor: Tensor) -> Tensor:
     return tensor.reshape(1)
 
 
-def _as_scalar(tensor: Tensor) -> Tensor:
+def as_scalar(tensor: Tensor) -> Tensor:
     return tensor.reshape(())

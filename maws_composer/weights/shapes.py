@@ -10,10 +10,12 @@ import torch
 
 from maws_composer.registry import lookup, names
 from maws_composer.weights.layouts import FIRST
+from maws_composer.weights.parts import part_of
 
 Shapes = Mapping[str, torch.Size]
 
 _SHOWN = 6  # tensors that disagree
+_OR_RESIZE = ", or set initialize_resize=true"
 
 
 def vit_shape(shapes: Shapes) -> tuple[int, int, int]:
@@ -48,7 +50,8 @@ def disagreement(address: str, theirs: Shapes, ours: Shapes) -> str | None:
     ]
     if len(lines) > _SHOWN:
         lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more"]
-    head = f"{address} does not fit, {len(disagreeing)} tensors disagree{_hint(_tower(theirs), _tower(ours))}"
+    hint = _hint(_tower(theirs), _tower(ours)) or _hint_of_part(part_of(disagreeing[0]))
+    head = f"{address} does not fit, {len(disagreeing)} tensors disagree{hint}"
     return "\n".join([head, *lines])
 
 
@@ -74,4 +77,6 @@ def _hint(theirs: Shapes, ours: Shapes) -> str:
     return ""
 
 
-_OR_RESIZE = ", or set initialize_resize=true"
+def _hint_of_part(part: str) -> str:
+    key = {"decoder": "model.decoder", "mask token": "model.decoder", "head": "model.num_classes"}.get(part)
+    return f"; see {key}" if key else ""

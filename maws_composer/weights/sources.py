@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from maws_composer.weights.files import SourceError, Weights, open_weights
 from maws_composer.weights.layouts import FIRST, layout_of
 from maws_composer.weights.parts import ENCODER
+from maws_composer.weights.pixel_values import for_our_pixels
 from maws_composer.weights.translation import translated
 
 
@@ -29,17 +30,13 @@ class Encoder(Weights):
     left: list[str]
 
     @property
-    def has_qk_norm(self) -> bool:
-        return any(".q_norm." in name for name in self.shapes)
-
-    @property
     def averages_patches(self) -> bool:
         """Its feature is not the class token."""
         return "fc_norm.weight" in self.shapes
 
 
 def open_model(address: str) -> Weights:
-    """Everything of the one model at `address`, by the names that it has in ours (see `layouts`).
+    """Everything of the one model at `address`, by the names that it has in ours, for images normalized as ours.
 
     Raises:
         SourceError: it is not readable, incomplete, asks to run code, or has no model that we know, or several.
@@ -52,7 +49,7 @@ def open_model(address: str) -> Weights:
     if layout is None:
         some = ", ".join(list(weights.shapes)[:4]) or "nothing"
         raise SourceError(f"{weights.address} has no ViT with the names of timm or Hugging Face; it has {some} ...")
-    return translated(weights, layout.recipes)
+    return for_our_pixels(translated(weights, layout.recipes))
 
 
 def open_encoder(address: str) -> Encoder:
@@ -65,7 +62,9 @@ def open_encoder(address: str) -> Encoder:
     names = {name: name.removeprefix("encoder.") for name in model.shapes if name.startswith("encoder.")}
     inside = {name: short for name, short in names.items() if ENCODER.fullmatch(short)}
     if FIRST not in inside.values():
-        raise SourceError(f"{model.address} holds no encoder")
+        began_with = model.config.get("initialize_from")
+        hint = f"; its run took one from {began_with}" if began_with else ""
+        raise SourceError(f"{model.address} holds no encoder{hint}")
     return Encoder(
         address=model.address,
         file_format=model.file_format,

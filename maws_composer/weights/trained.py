@@ -8,7 +8,6 @@ from typing import NamedTuple
 from maws_composer.models.attention import LAYER_NORM_EPS
 from maws_composer.models.sizes import ViTSize
 from maws_composer.registry import lookup
-from maws_composer.stages.pixels import IMAGENET_MEAN, IMAGENET_STD
 from maws_composer.weights.shapes import image_size, sizes_of_shape, vit_shape
 from maws_composer.weights.sources import Encoder, SourceError, open_encoder
 
@@ -77,10 +76,3 @@ def _check_config(encoder: Encoder) -> None:
     eps = config.get("layer_norm_eps", LAYER_NORM_EPS)
     if eps != LAYER_NORM_EPS:
         log.warning("%s: config.json has layer_norm_eps %s; ours is %s", encoder.address, eps, LAYER_NORM_EPS)
-    normalization = config.get("pretrained_cfg", config)
-    mean, std = normalization.get("mean", config.get("image_mean")), normalization.get("std", config.get("image_std"))
-    if mean and std and (list(mean), list(std)) != (list(IMAGENET_MEAN), list(IMAGENET_STD)):
-        log.warning(
-            "%s was trained on images of mean %s and deviation %s; here they have ImageNet's, %s and %s",
-            encoder.address, mean, std, list(IMAGENET_MEAN), list(IMAGENET_STD),
-        )  # fmt: skip

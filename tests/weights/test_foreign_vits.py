@@ -18,7 +18,7 @@ from maws_composer.models.classifier import ImageClassifier
 from maws_composer.models.mae import MaskedAutoencoder, keep_smallest
 from maws_composer.models.sizes import SIZES, DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
-from maws_composer.stages.pixels import denormalize, normalize
+from maws_composer.stages.pixels import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
 from maws_composer.weights.sources import open_model
 from tests.weights import foreign
 
@@ -72,6 +72,7 @@ def timm_model(**options) -> torch.nn.Module:
     torch.manual_seed(0)
     shape = {"img_size": IMAGE_SIZE, "patch_size": 6, "embed_dim": 128, "depth": 4, "num_heads": 4}
     model = timm.create_model("vit_base_patch16_224", **(shape | options))
+    model.pretrained_cfg = {**model.pretrained_cfg, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # it has others
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -121,14 +122,22 @@ def hugging_face(**options):
 
 
 @pytest.mark.parametrize(
-    "saving", [{}, {"safe_serialization": False}, {"max_shard_size": "300KB"}], ids=["safetensors", "bin", "shards"]
+    "saving",
+    [
+        {},
+        {"max_shard_size": "300KB"},
+        {"safe_serialization": False},
+        {"safe_serialization": False, "max_shard_size": "300KB"},
+    ],
+    ids=["safetensors", "safetensors shards", "bin", "bin shards"],
 )
 @torch.no_grad()
 def test_hugging_face_folders_are_read_with_their_head(saving: dict, tmp_path: Path) -> None:
     theirs = hugging_face()
     theirs.save_pretrained(tmp_path, **saving)
     if "max_shard_size" in saving:
-        assert len(set(json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"].values())) > 2
+        (index,) = tmp_path.glob("*.index.json")
+        assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
     encoder = load_encoder(str(tmp_path))
     assert encoder.size.heads == 8
     assert_close(encoder.forward_features(images()), theirs.vit(images()).last_hidden_state)
@@ -143,3 +152,22 @@ def test_what_a_config_asks_for_and_we_have_not_is_said(tmp_path: Path, caplog: 
     hugging_face(hidden_act="relu").save_pretrained(tmp_path / "relu")
     with pytest.raises(ConfigError, match="has the activation relu; ours is gelu"):
         load_encoder(str(tmp_path / "relu"))
+
+
+@pytest.mark.parametrize("library", ["timm", "hugging face"])
+@torch.no_grad()
+def test_pixels_that_are_normalized_otherwise_give_the_same_features(library: str, tmp_path: Path) -> None:
+    if library == "timm":
+        theirs = timm_model(num_classes=0)
+        theirs.pretrained_cfg = {**theirs.pretrained_cfg, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.5, 0.6)}
+        timm.models.save_for_hf(theirs, tmp_path)
+    else:
+        theirs = hugging_face()
+        theirs.save_pretrained(tmp_path)
+        processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.5, 0.6]}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    pixels = denormalize(images())
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.5, 0.4, 0.3), (0.2, 0.5, 0.6)))
+    forward = theirs if library == "timm" else lambda x: theirs.vit(x).last_hidden_state[:, 0]
+    feature = encode(load_encoder(str(tmp_path)), "class_token", pixels)
+    assert_close(feature, forward((pixels / 255 - mean) / std))

@@ -15,6 +15,7 @@ from maws_composer.planning.preflight import preflight
 from maws_composer.weights.sources import open_encoder
 from tests.runs import Finished, Runs
 from tests.s3_server import S3Server, rclone
+from tests.weights import foreign
 from tests.weights.saved import autoencoder, same_bytes, save_run
 
 
@@ -109,6 +110,14 @@ def test_qk_norm_on_one_side_is_refused(refused, tmp_path: Path) -> None:
     head, *tensors = refused(file)[0].message.split("\n")
     assert head == f"{file} does not fit, 16 tensors disagree; see model.qk_norm"
     assert "blocks.0.attn.q_norm.weight: 32 there, none here" in tensors
+
+
+def test_another_decoder_is_refused_where_it_is_asked_for(refused, tmp_path: Path) -> None:
+    state = foreign.mae_state(width=128, depth=4, patch=6, side=4, decoder_width=64, decoder_depth=1)
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    head, first, *_ = refused(tmp_path / "mae.pth", "initialize_whole=true")[0].message.split("\n")
+    assert head == f"{tmp_path}/mae.pth does not fit, 19 tensors disagree; see model.decoder"
+    assert first == "mask_token: 1 x 1 x 64 there, 1 x 1 x 32 here"
 
 
 def test_a_missing_source_is_told_with_everything_else(refused, tmp_path: Path) -> None:
