@@ -62,16 +62,23 @@ def hand_over(address: str, stage: nn.Module, whole: bool = False, resize: bool 
 
 
 def check_source(run: Run) -> list[Problem]:
-    """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if the run will resume."""
-    if not run.initialize_from or _will_resume(run):
+    """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if none is needed."""
+    if not run.initialize_from or (_will_resume(run) and not requires_source(run)):
         return []
     try:
         with torch.device("meta"):
             stage = build(lookup("stage", run.stage), run.model, run)
-        account(_open(run.initialize_from), stage, run.initialize_whole, run.initialize_resize)
+        if encoder_of(stage) or run.initialize_whole:
+            account(_open(run.initialize_from), stage, run.initialize_whole, run.initialize_resize)
     except ConfigError as error:
         return error.problems
     return []
+
+
+def requires_source(run: Run) -> bool:
+    """Whether the stage takes its encoder from `initialize_from` at every start, because no checkpoint has it."""
+    stage = lookup("stage", run.stage).builder
+    return hasattr(stage, "leaves_out_encoder") and stage.leaves_out_encoder(**run.model)
 
 
 def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool = False) -> tuple[Weights, str]:
@@ -112,6 +119,13 @@ def _read_into(tensor: Tensor, opened: list[Weights], name: str) -> None:
         tensor.copy_(source.read(name))
     except Exception as error:  # each storage library has exceptions of its own
         raise _problem(f"{name} of {source.address} is not readable: {error}") from error
+
+
+def encoder_of(stage: nn.Module) -> dict[str, Tensor]:
+    """The encoder's parameters, by timm's names; none where a stage reads what it would compute."""
+    parameters = _by_model_name(stage)
+    inside = {name: tensor for name, tensor in parameters.items() if name.startswith("encoder.")}
+    return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
 
 
 def _filled(stage: nn.Module, whole: bool) -> dict[str, Tensor]:

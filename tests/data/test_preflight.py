@@ -119,7 +119,7 @@ def test_images_that_cannot_be_decoded_are_told(folder, tmp_path):
     some = write_shards(tmp_path / "some", 100, bad=range(0, 100, 2))
     assert check(tmp_path, {"local": str(some)}) == []
     assert check(tmp_path, {"local": str(folder), "max_pixels": 100})[0].endswith(
-        "can be decoded: 16 x 12 pixels, the limit is 100"
+        "image cannot be decoded: 16 x 12 pixels, the limit is 100"
     )
 
 
