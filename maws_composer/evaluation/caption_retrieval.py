@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.columns import CAPTION, CAPTIONS_FILE
 from maws_composer.evaluation.features import Extracted, Guess, Result, Towers, Words
+from maws_composer.evaluation.retrieval import match_ranks, recall_at
 from maws_composer.evaluation.texts import embed_texts
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
 from maws_composer.registry import register_evaluation
 
 GUESSES = 5  # per picture
-_SCORES = 1 << 27  # at once: 512 MB
 
 
 class Pairs(NamedTuple):
@@ -39,7 +40,7 @@ class Pairs(NamedTuple):
 @register_evaluation("retrieval")
 class Retrieval:
     """Recall at 1, 5 and 10: how often an image's caption is among the texts nearest to it, and how often an image of
-    the caption is among those nearest to it.
+    the caption is among those nearest to it. What is exactly as near counts as nearer.
 
     Images without a caption are left out. A caption of several images is one text, and any of them is right. Needs the
     text tower of a LiT run. Texts are embedded on all ranks, each its share.
@@ -100,12 +101,14 @@ class Retrieval:
         assert test is not None
         device = torch_device()
         images = towers.project(test.features.values)
-        of_images, of_texts = ranks(images[pairs.rows].to(device), texts.to(device), pairs.own.to(device))
+        rows, keys = images[pairs.rows].to(device), texts.to(device)
+        of_images = match_ranks(rows, keys, pairs.own.unsqueeze(1).to(device))
+        of_texts = match_ranks(keys, rows, images_of_texts(pairs.own).to(device))
         prefix = f"{language}/" if language else ""
         figures = {}
         for direction, found in (("image_to_text", of_images), ("text_to_image", of_texts)):
             for most in self.at:
-                figures[f"{prefix}{direction}/recall_at_{most}"] = float((found < most).double().mean())
+                figures[f"{prefix}{direction}/recall_at_{most}"] = recall_at(found, most)
         figures[f"{prefix}chance/image_to_text/recall_at_1"] = 1 / len(pairs.texts)
         own = dict(zip(pairs.rows.tolist(), pairs.own.tolist(), strict=True))
         best = (images[test.pictured] @ texts.T).topk(min(GUESSES, len(texts))).indices
@@ -134,28 +137,10 @@ def read_captions(text: bytes) -> dict[str, dict[str, str]]:
     return content
 
 
-def ranks(
-    images: Float[Tensor, "images embed"], texts: Float[Tensor, "texts embed"], own: Int[Tensor, " images"]
-) -> tuple[Float[Tensor, " images"], Float[Tensor, " texts"]]:
-    """For each image how many texts are nearer to it than its own; for each text how many images are nearer to it than
-    the nearest of its own. Those that are as near count half: a model that says the same of everything finds nothing.
-
-    Never holds all scores at once.
-    """
-    of_images: list[Tensor] = []
-    best_own = torch.full((len(texts),), -torch.inf, device=images.device)
-    chunks = torch.arange(len(images), device=images.device).split(max(1, _SCORES // len(texts)))
-    for rows in chunks:
-        scores = images[rows] @ texts.T
-        of_own = scores.gather(1, own[rows].unsqueeze(1))
-        of_images.append((scores > of_own).sum(1) + ((scores == of_own).sum(1) - 1) / 2)
-        best_own = best_own.scatter_reduce(0, own[rows], of_own.squeeze(1), "amax")
-    of_texts = torch.zeros(len(texts), device=images.device)
-    for rows in chunks:  # again, and in the same chunks, so that scores are the same to the last bit
-        scores = images[rows] @ texts.T
-        others = scores.scatter(1, own[rows].unsqueeze(1), -torch.inf)
-        of_texts += (others > best_own).sum(0) + (others == best_own).sum(0) / 2
-    return torch.cat(of_images), of_texts
+def images_of_texts(own: Int[Tensor, " images"]) -> Int[Tensor, "texts most"]:
+    """The images of each text, filled up with -1."""
+    images = own.argsort(stable=True).split(own.bincount().tolist())
+    return pad_sequence(list(images), batch_first=True, padding_value=-1)
 
 
 def _problem(argument: str, message: str) -> ConfigError:

@@ -18,7 +18,7 @@ from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText
 from maws_composer.evaluation.settings import Evaluation, needs_training_images
 from maws_composer.evaluation.suite import columns_for, read_words
-from maws_composer.evaluation.towers import addresses_of, find_text, text_problems
+from maws_composer.evaluation.towers import find_text, places_of, text_problems
 from maws_composer.registry import lookup
 
 
@@ -44,11 +44,11 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
 
 def _weights_problems(run: Evaluation) -> list[Problem]:
     try:
-        _, image_tower = addresses_of(run.weights)
-        trained = encoder_at(image_tower)
+        places = places_of(run.weights)
+        trained = encoder_at(places.image_tower)
     except ConfigError as error:
         return error.problems
-    size = run.image_size or trained.image_size
+    size = run.image_size or places.image_size or trained.image_size
     problems = [
         Problem(f"data.{name}.resize", f"{data.resize} is less than the image_size, {size}")
         for name, data in (("train", run.data.train), ("test", run.data.test))

@@ -23,7 +23,7 @@ from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extracted, Result, Towers, Words
 from maws_composer.evaluation.settings import Evaluation
-from maws_composer.evaluation.towers import addresses_of, find_text, load_towers
+from maws_composer.evaluation.towers import find_text, load_towers, places_of, require_same
 from maws_composer.models.attention import set_attention_kernel
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
@@ -57,16 +57,18 @@ def freeze(run: Evaluation, with_text: bool) -> Frozen:
     Raises:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
-    checkpoint, image_tower = on_rank_zero(lambda: addresses_of(run.weights))
-    encoder, device = load_encoder(image_tower, run.image_size, run.patch_size), torch_device()
+    places = on_rank_zero(lambda: places_of(run.weights))
+    encoder = load_encoder(places.image_tower, run.image_size or places.image_size, run.patch_size)
+    device = torch_device()
+    require_same(encoder, places, is_resized=run.image_size is not None or run.patch_size is not None)
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:
         raise ConfigError([Problem("speed.attention", str(error))]) from error
     weights = digest(encoder)
-    text = find_text(checkpoint, run.text_tower) if with_text else None
+    text = find_text(places.weights, run.text_tower) if with_text else None
     towers = load_towers(text, device, run.precision) if text is not None else None
-    return Frozen(encoder.to(device), weights, checkpoint, towers)
+    return Frozen(encoder.to(device), weights, places.weights, towers)
 
 
 def build_evaluations(run: Evaluation) -> dict[str, Evaluate | EvaluateWithText]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,12 +13,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from maws_composer.checkpoints.run_folder import open_path
+from maws_composer.checkpoints.saving import ENCODER_FILE
 from maws_composer.config.check import check
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.captions import CaptionTokenizer, tokenizer_problems
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings, build_text_tower
+from maws_composer.models.vit import VisionTransformer
 from maws_composer.weights.files import SourceError, Weights
+from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.sources import open_model
 
 Encode = Callable[[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]], Float[Tensor, "batch embed"]]
@@ -71,22 +76,53 @@ class TextWeights(NamedTuple):
     settings: TextSettings
 
 
-def addresses_of(address: str) -> tuple[str, str]:
-    """Of the weights, a run's newest checkpoint being chosen; and of the encoder that belongs to them.
+class Places(NamedTuple):
+    """Where the parts of a model are.
 
-    That is in the weights, or, since a LiT checkpoint leaves out a locked image tower, in what its run began with.
+    Attributes:
+        weights: address; of a run, its newest checkpoint.
+        image_tower: address of the encoder that belongs to them: these weights, or, since a LiT checkpoint leaves out a
+            locked image tower, what its run began with.
+        image_size: that the image tower was used with. None: its own.
+        fingerprint: of the image tower that the run began with. None: it is in the weights, or nothing says it.
+    """
+
+    weights: str
+    image_tower: str
+    image_size: int | None = None
+    fingerprint: str | None = None
+
+
+def places_of(address: str) -> Places:
+    """Find the weights and their image tower, without reading them.
 
     Raises:
         ConfigError: the weights cannot be read.
     """
     weights = _open(address)
     if _TEXT not in weights.shapes or any(name.startswith("encoder.") for name in weights.shapes):
-        return weights.address, weights.address
+        return Places(weights.address, weights.address)
     source = weights.config.get("initialize_from")
     if not source:
         message = f"{weights.address} has no image tower, and its config.yaml no initialize_from"
         raise ConfigError([Problem("weights", message)])
-    return weights.address, _open(source).address
+    identity = open_path(weights.address) / ENCODER_FILE
+    known = json.loads(identity.read_text())["fingerprint"] if identity.exists() else None
+    return Places(weights.address, _open(source).address, weights.config["model"].get("image_size"), known)
+
+
+def require_same(encoder: VisionTransformer, places: Places, is_resized: bool) -> None:
+    """Whether the encoder is the one that a LiT run was trained with; not known if it `is_resized` for the evaluation.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if places.fingerprint is None or is_resized:
+        return
+    parameters = dict(encoder.named_parameters())
+    if fingerprint(parameters, lambda name: parameters[name].detach()) != places.fingerprint:
+        message = f"{places.image_tower} is another encoder than {places.weights} was trained with"
+        raise ConfigError([Problem("weights", message)])
 
 
 def find_text(address: str, text_tower: str | None = None) -> TextWeights | None:
