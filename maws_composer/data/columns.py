@@ -30,6 +30,7 @@ ENCODINGS: Mapping[str, tuple[str, ...]] = {
 }
 
 DATASET_FILE = "dataset.json"
+CAPTIONS_FILE = "captions.json"  # id -> language -> caption, for those beside the column `caption`
 FORMAT_VERSION = 1
 
 
