@@ -12,25 +12,32 @@ end_with_launcher()  # before the slow imports: a launcher may be killed during 
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from composer.utils import dist
 
 from maws_composer.config.load import Loaded
-from maws_composer.config.plugins import build
 from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.show import print_resolved
-from maws_composer.evaluation.features import Features
+from maws_composer.data.columns import LABELS
+from maws_composer.evaluation.features import Extracted, Result
 from maws_composer.evaluation.preflight import preflight
-from maws_composer.evaluation.results import format_table, write_results
-from maws_composer.evaluation.settings import Evaluation, load_evaluation
-from maws_composer.evaluation.suite import Frozen, evaluate_all, features_of, freeze_encoder
+from maws_composer.evaluation.results import format_table, write_guesses, write_results
+from maws_composer.evaluation.settings import Evaluation, load_evaluation, named_with_text, needs_training_images
+from maws_composer.evaluation.suite import (
+    Frozen,
+    build_evaluations,
+    columns_for,
+    evaluate_all,
+    features_of,
+    freeze,
+    read_words,
+)
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.leave import work_and_leave
 from maws_composer.parallel.precision import build_device, require_precision
-from maws_composer.registry import lookup
 
 PATIENCE = 24 * 3600.0  # seconds that the other ranks wait while rank 0 trains probes
 
@@ -41,31 +48,35 @@ def evaluate(loaded: Loaded[Evaluation]) -> None:
     dist.initialize_dist(build_device(run.precision), timeout=PATIENCE)
     require_precision(run.precision)
 
-    frozen = freeze_encoder(run)
-    train = features_of("train", run.data.train, frozen, run)
-    test = features_of("test", run.data.test, frozen, run)
-    on_rank_zero(lambda: conclude(run, frozen, train, test))
+    frozen = freeze(run, with_text=bool(named_with_text(run.evaluations)))
+    evaluations = build_evaluations(replace(run, weights=frozen.checkpoint))  # a run may have saved a newer one
+    needs_train = needs_training_images(run.evaluations)
+    train = features_of("train", run.data.train, frozen, run, (LABELS,)) if needs_train else None
+    test = features_of("test", run.data.test, frozen, run, columns_for(evaluations))
+    words = on_rank_zero(lambda: read_words(run.data.test, "data.test"))
+    results = evaluate_all(evaluations, train, test, words, frozen.towers)
+    on_rank_zero(lambda: conclude(run, frozen, {"train": train, "test": test}, results))
 
 
-def conclude(run: Evaluation, frozen: Frozen, train: Features | None, test: Features | None) -> None:
-    """Evaluate the features, print the table, and write results.json and results.png. On rank 0."""
-    assert train is not None and test is not None
-    same = replace(run, weights=frozen.checkpoint)  # a run may have saved a newer one meanwhile
-    evaluations = {
-        name: build(lookup("evaluation", name), arguments, same) for name, arguments in run.evaluations.items()
-    }
-    results = evaluate_all(evaluations, train, test)
+def conclude(
+    run: Evaluation, frozen: Frozen, images: Mapping[str, Extracted | None], results: Mapping[str, Result]
+) -> None:
+    """Print the table, and write results.json and pictures. On rank 0."""
+    sources = {"train": run.data.train, "test": run.data.test}
     about = {
         "weights": run.weights,
         "checkpoint": frozen.checkpoint,
         "feature": run.feature,
         "image_size": frozen.encoder.patch_embed.img_size[0],
         "data": {
-            name: {"source": data.remote or data.local, "images": len(features)}
-            for name, data, features in (("train", run.data.train, train), ("test", run.data.test, test))
+            name: {"source": sources[name].remote or sources[name].local, "images": len(extracted.ids)}
+            for name, extracted in images.items()
+            if extracted is not None
         },
     }
     write_results(Path(run.save_folder), results, about)
+    if (test := images["test"]) is not None:
+        write_guesses(Path(run.save_folder), results, test)
     print(format_table(results), flush=True)
 
 

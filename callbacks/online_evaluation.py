@@ -12,22 +12,27 @@ from composer.loggers import Logger
 from composer.utils import create_interval_scheduler
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from maws_composer.config.durations import Interval
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
+from maws_composer.data.captions import CaptionTokenizer
 from maws_composer.data.columns import LABELS
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
 from maws_composer.evaluation.extraction import Encode, Feature, encode, extract
-from maws_composer.evaluation.features import Features
-from maws_composer.evaluation.settings import NamedEvaluations
-from maws_composer.evaluation.suite import evaluate_all
+from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extracted
+from maws_composer.evaluation.settings import NamedEvaluations, needs_training_images
+from maws_composer.evaluation.suite import columns_for, evaluate_all, read_words
+from maws_composer.evaluation.towers import FrozenTowers
+from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
 from maws_composer.registry import lookup, register_callback
+from maws_composer.reporting.guesses import draw_guesses
 
 KEY = "callbacks.online_evaluation"
 
@@ -37,12 +42,14 @@ class OnlineEvaluation(Callback):
     """Extracts features of labelled images with the encoder as it is, evaluates them on rank 0, and logs
     `eval/<evaluation>/<figure>`. Changes nothing in training.
 
-    The other ranks wait for rank 0: choose few images and quick evaluations, such as `knn`.
+    The other ranks wait for rank 0: choose few images and quick evaluations, such as `knn`. Evaluations with text, such
+    as `zero_shot`, need a stage with a text tower and images, and `feature: class_token`; their best texts for some
+    images are logged as a picture.
 
     Args:
         every: how often, for example "10_000_000sp".
-        train: labelled images that probes and neighbours are taken from.
-        test: labelled images that figures are about.
+        test: images that figures are about, with labels or captions, as the evaluations need them.
+        train: labelled images that probes and neighbours are taken from; not for evaluations with text.
         evaluations: name -> arguments, as for evaluate.py.
         feature: of an image: its class token, or the mean of its patch tokens.
     """
@@ -50,19 +57,25 @@ class OnlineEvaluation(Callback):
     def __init__(
         self,
         every: Interval,
-        train: EvalData,
         test: EvalData,
         evaluations: NamedEvaluations,
+        train: EvalData | None = None,
         feature: Feature = "class_token",
         *,
         run: Run,
     ) -> None:
         self.is_due = create_interval_scheduler(every, include_end_of_training=False, checkpoint_events=False)
-        self.sources = {"train": train, "test": test}
+        needs_train = needs_training_images(evaluations)
+        self.sources = {"train": train or EvalData(), "test": test} if needs_train else {"test": test}
         for name, data in self.sources.items():
             if not data.remote and not data.local:
                 raise ConfigError([Problem(f"{KEY}.{name}", "needs remote or local")])
-        self.evaluations = {name: build(lookup("evaluation", name), given, run) for name, given in evaluations.items()}
+        self.evaluations: dict[str, Evaluate | EvaluateWithText] = {
+            name: build(lookup("evaluation", name), given, run) for name, given in evaluations.items()
+        }
+        self.with_text = any(isinstance(each, EvaluateWithText) for each in self.evaluations.values())
+        if self.with_text and feature != "class_token":
+            raise ConfigError([Problem(f"{KEY}.feature", "evaluations with text look at class tokens")])
         self.feature: Feature = feature
         self.run = run
 
@@ -75,33 +88,57 @@ class OnlineEvaluation(Callback):
         child.encode_images = partial(encode, encoders[0], self.feature)
         register_fsdp_forward_method(child, "encode_images")
         self.encode_images: Encode = child.encode_images
+        self.words = on_rank_zero(lambda: read_words(self.sources["test"], f"{KEY}.test"))
+        self.text_model = self._text_model(state) if self.with_text else None
         size = self.run.model["image_size"]
+        columns = {"train": (LABELS,), "test": columns_for(self.evaluations)}
         self.loaders = {
-            name: build_loader_of_each_once(data, f"{KEY}.{name}", size, self.run, columns=(LABELS,))
+            name: build_loader_of_each_once(data, f"{KEY}.{name}", size, self.run, columns=columns[name])
             for name, data in self.sources.items()
         }
 
     def batch_end(self, state: State, logger: Logger) -> None:
         if self.is_due(state, Event.BATCH_END):
-            logger.log_metrics(self.figures(state))
+            self._evaluate(state, logger)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
         if self.is_due(state, Event.EPOCH_END):
-            logger.log_metrics(self.figures(state))
+            self._evaluate(state, logger)
 
-    def figures(self, state: State) -> dict[str, float]:
-        """Of the encoder as it is. A collective."""
+    def _evaluate(self, state: State, logger: Logger) -> None:
+        """Log figures and pictures of the model as it is. A collective."""
         with left_as_it_was(state.model), get_precision_context(state.precision):
-            features = {name: self._extract(name) for name in self.loaders}
-        results = on_rank_zero(lambda: evaluate_all(self.evaluations, **features))  # type: ignore[arg-type]
-        return {
-            f"eval/{name}/{figure}": value
-            for name, result in results.items()
-            for figure, value in result.figures.items()
-        }
+            extracted = {name: self._extract(name) for name in self.loaders}
+            towers = self._towers() if self.with_text else None
+            results = evaluate_all(
+                self.evaluations, extracted.get("train"), extracted["test"], self.words, towers
+            )  # fmt: skip
+        for name, result in results.items():
+            logger.log_metrics({f"eval/{name}/{figure}": value for figure, value in result.figures.items()})
+            if result.guesses and extracted["test"] is not None:
+                picture = draw_guesses(extracted["test"].pictures.permute(0, 2, 3, 1).numpy(), result.guesses)
+                logger.log_images(picture, name, channels_last=True)
 
-    def _extract(self, name: str) -> Features | None:
+    def _extract(self, name: str) -> Extracted | None:
         return extract(self.encode_images, self.loaders[name], torch_device(), f"features of {name} images")
+
+    def _text_model(self, state: State) -> ImageTextModel:
+        models = [part for part in state.model.modules() if isinstance(part, ImageTextModel)]
+        if not models:
+            names = [name for name, each in self.evaluations.items() if isinstance(each, EvaluateWithText)]
+            raise ConfigError([Problem(f"{KEY}.evaluations", f"this stage has no text tower; remove {names[0]}")])
+        for evaluation in self.evaluations.values():
+            if isinstance(evaluation, EvaluateWithText):
+                evaluation.check(self.words)
+        text = self.run.model["text"]
+        self.tokenizer = CaptionTokenizer(text.name, text.context_length)
+        return models[0]
+
+    def _towers(self) -> FrozenTowers:
+        assert self.text_model is not None
+        projection = self.text_model.image_projection.weight.detach()
+        whole = projection.full_tensor() if isinstance(projection, DTensor) else projection
+        return FrozenTowers(whole, self.text_model.encode_text, self.tokenizer, torch_device())
 
 
 @contextmanager

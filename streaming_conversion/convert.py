@@ -242,7 +242,8 @@ def _write_whole(
     dataset = replace(
         begun, counts=begun.counts | _counts(source, results, shards), groups=_groups(source, options, results)
     )
-    for name, content in source.labelling.files.items() if source.labelling else ():
+    labelling_files = source.labelling.files if source.labelling else {}
+    for name, content in {**source.files, **labelling_files}.items():
         destination.write(name, content)
     destination.write(DATASET_FILE, dataset.to_json().encode())
     destination.write(INDEX, json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode())

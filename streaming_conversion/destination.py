@@ -1,7 +1,7 @@
 """Where a dataset goes: a folder, or object storage that streaming can write to.
 
 Both hold the same: `part-…/` folders, `skipped.jsonl`, what describes labels (`classes.json`, `labels.txt`,
-`labels.png`), `dataset.json`, and last of all `index.json`; until then
+`labels.png`) and captions (`captions.json`), `dataset.json`, and last of all `index.json`; until then
 `.conversion/` with the settings and one marker per finished part.
 """
 
@@ -21,6 +21,7 @@ from typing import IO, Any, Protocol
 from streaming.base.storage import CloudUploader
 from streaming.base.storage.download import CloudDownloader
 
+from maws_composer.data.columns import CAPTIONS_FILE
 from streaming_conversion.parts import UPLOAD_ATTEMPTS
 from streaming_conversion.problems import ConversionError
 
@@ -145,7 +146,7 @@ class Folder:
 
     def clear(self) -> None:
         (self._path / INDEX).unlink(missing_ok=True)  # first: from here on it does not look whole
-        for name in ("dataset.json", "skipped.jsonl", *LABEL_FILES):
+        for name in ("dataset.json", "skipped.jsonl", CAPTIONS_FILE, *LABEL_FILES):
             (self._path / name).unlink(missing_ok=True)
         for path in [*self._path.glob("part-*"), *(self._path / STATE).glob("part-*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -67,6 +67,7 @@ class Source:
         load: key -> the encoded picture's bytes. Must be picklable; an error in it ends the conversion.
         settings: the reader's settings that decide which bytes are written.
         labelling: of entries with labels.
+        files: name -> content of what else is written beside `dataset.json`.
         stamp: stands for the entries: changes when any of them does; "" where they shall be looked at one by one.
     """
 
@@ -76,6 +77,7 @@ class Source:
     load: Callable[[str], bytes]
     settings: dict[str, Any] = field(default_factory=dict)
     labelling: Labelling | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     stamp: str = ""
 
     @property

@@ -221,5 +221,5 @@ def test_an_undecodable_image_is_replaced_counted_and_named(runs: Runs, tmp_path
         "data.train.num_canonical_nodes=1",
     )  # fmt: skip
     assert counted.code == 0, counted.output
-    assert "image 00007 cannot be decoded: not an image of a known format" in counted.output
+    assert "sample 00007 cannot be used: image cannot be decoded: not an image of a known format" in counted.output
     assert [step for step in counted.steps if "data/replaced_samples" in step][-1]["data/replaced_samples"] == 4

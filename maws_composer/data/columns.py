@@ -18,8 +18,6 @@ LABELS = "labels"  # class indices, as `classes.json` numbers them
 CAPTION = "caption"  # "" for none
 IMAGE_EMBEDDING = "image_embedding"  # the image tower's output, before the projection
 
-REQUIRED = (IMAGE, ID)
-
 # MDS encodings per column; an entry that ends in ":" stands for that encoding with any type and shape. The first is
 # what we write. Never `pkl`: reading it runs code.
 ENCODINGS: Mapping[str, tuple[str, ...]] = {
@@ -32,6 +30,7 @@ ENCODINGS: Mapping[str, tuple[str, ...]] = {
 }
 
 DATASET_FILE = "dataset.json"
+CAPTIONS_FILE = "captions.json"  # id -> language -> caption, for those beside the column `caption`
 FORMAT_VERSION = 1
 
 

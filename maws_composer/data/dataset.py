@@ -20,7 +20,6 @@ from streaming.base.shared import SharedMemory, _get_path
 
 from maws_composer.config.problems import ConfigError
 from maws_composer.data.columns import ID, IMAGE, LABELS
-from maws_composer.data.decode import UndecodableImageError, decode
 from maws_composer.data.fingerprint import changes, fingerprint
 from maws_composer.data.guards import (
     BisectingIndex,
@@ -36,15 +35,15 @@ from maws_composer.data.order import Ids, Order, Seat, TrainOrder
 from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
 from maws_composer.data.transforms import Transform
+from maws_composer.data.usable import Sample, UnusableSampleError, usable
 
 log = logging.getLogger(__name__)
 
 MakeOrder = Callable[[Sequence[Index]], Order]
-Sample = dict[str, Any]
 
 
-class ImageDataset(StreamingDataset):
-    """Samples of one dataset, decoded and transformed, each with its position in the epoch's global order.
+class SampleDataset(StreamingDataset):
+    """Samples of one dataset, images decoded and transformed, each with its position in the epoch's global order.
 
     Args:
         streams: the sets of shards.
@@ -60,8 +59,9 @@ class ImageDataset(StreamingDataset):
         num_classes: one more than the largest class index that may come; None: any may come.
 
     Yields:
-        {"image": uint8 (3, height, width), "id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool}
-        and further columns that the streams were told to read, `labels` as int64 (labels,).
+        {"id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool} and the columns that the streams
+        were told to read: `image` as uint8 (3, height, width), `labels` as int64 (labels,), `caption` as str,
+        `image_embedding` as float32 (width,).
 
     Raises:
         ConfigError: at construction, on every rank alike.
@@ -229,16 +229,13 @@ class ImageDataset(StreamingDataset):
     def _sample(self, index: int, raw: Sample) -> Sample:
         position = int(self._positions[index])
         sample_id = int(self._iterator.sample_ids[index])
-        sample, image, replaced_by = self._decodable(sample_id, raw)
-        labels = (
-            {LABELS: self._labels(sample, sample_id if replaced_by is None else replaced_by)}
-            if LABELS in sample
-            else {}
-        )
+        sample, replaced_by = self._usable(sample_id, raw)
+        if IMAGE in sample:
+            sample[IMAGE] = self.transform(sample[IMAGE], self._epoch, position)
+        if LABELS in sample:
+            sample[LABELS] = self._labels(sample, sample_id if replaced_by is None else replaced_by)
         return {
             **sample,
-            **labels,
-            IMAGE: self.transform(image, self._epoch, position),
             ID: str(sample[ID]),
             "position": position,
             "epoch": self._epoch,
@@ -262,27 +259,26 @@ class ImageDataset(StreamingDataset):
             raise ShardError(f"{place} has label {lowest}; classes are numbered from 0")
         return labels.astype(np.int64)
 
-    def _decodable(self, sample_id: int, raw: Sample) -> tuple[Sample, Any, int | None]:
-        """The sample, or the next of its shard whose image can be decoded; its image, and its id if it is another."""
+    def _usable(self, sample_id: int, raw: Sample) -> tuple[Sample, int | None]:
+        """The sample, or the next of its shard that can be used; and its id if it is another."""
         try:
-            return raw, decode(raw[IMAGE], self.settings.max_pixels), None
-        except UndecodableImageError as error:
+            return usable(raw, self.settings.max_pixels), None
+        except UnusableSampleError as error:
             first_reason = str(error)
         shard, index = self.spanner[sample_id]
         size = len(self.shards[shard])
         for step in range(1, size):
             other = sample_id - index + (index + step) % size
-            sample = self[other]
             try:
-                image = decode(sample[IMAGE], self.settings.max_pixels)
-            except UndecodableImageError:
+                sample = usable(self[other], self.settings.max_pixels)
+            except UnusableSampleError:
                 continue
             log.warning(
-                "image %s cannot be decoded: %s (%s); %s takes its place",
+                "sample %s cannot be used: %s (%s); %s takes its place",
                 raw[ID], first_reason, self._place(sample_id), sample[ID],
             )  # fmt: skip
-            return sample, image, other
-        raise ShardError(f"no image of {self._address(shard)} can be decoded; {raw[ID]}: {first_reason}")
+            return sample, other
+        raise ShardError(f"no sample of {self._address(shard)} can be used; {raw[ID]}: {first_reason}")
 
     def _place(self, sample_id: int) -> str:
         shard, index = self.spanner[sample_id]

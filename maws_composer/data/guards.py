@@ -35,7 +35,7 @@ from streaming.base.util import bytes_to_int, wait_for_file_to_exist
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import DATASET_FILE, IMAGE
+from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE
 from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
@@ -100,7 +100,7 @@ class BisectingIndex:
 
 
 class ColumnReader(MDSReader):
-    """Reads the wanted columns of a shard, under our names; the image as its bytes."""
+    """Reads the wanted columns of a shard, under our names; image and caption as their bytes, which may be broken."""
 
     def __init__(self, columns: Mapping[str, str], **shard: Any) -> None:
         super().__init__(**shard)
@@ -116,7 +116,7 @@ class ColumnReader(MDSReader):
         for name, encoding, size in zip(self.column_names, self.column_encodings, sizes, strict=True):
             if ours := self._columns.get(name):
                 value = data[begin : begin + size]
-                sample[ours] = value if ours == IMAGE else mds_decode(encoding, value)
+                sample[ours] = value if ours in (IMAGE, CAPTION) else mds_decode(encoding, value)
             begin += size
         return sample
 

@@ -30,7 +30,7 @@ NO_FILE = "there is no such file"
 _VERSION = 2
 _UNSAFE_ENCODINGS = {"pkl"}
 _READABLE = {columns.IMAGE: ("bytes", "jpeg", "png"), columns.ID: ("str", "int", "uint64", "int64", "uint32", "int32")}
-_INTEGERS = re.compile(r"u?int\d+\b")
+_NUMBERS = {columns.LABELS: re.compile(r"u?int\d+\b"), columns.IMAGE_EMBEDDING: re.compile(r"float\d+\b")}
 _TOLD = 5
 
 
@@ -271,6 +271,6 @@ def _is_count(value: Any) -> bool:
 
 def _is_readable(ours: str, encoding: str) -> bool:
     kind, _, form = encoding.partition(":")
-    if ours == columns.LABELS and kind == "ndarray" and form and not _INTEGERS.match(form):
+    if ours in _NUMBERS and kind == "ndarray" and form and not _NUMBERS[ours].match(form):
         return False
     return encoding in _READABLE.get(ours, ()) or columns.allows(ours, encoding)

@@ -15,8 +15,9 @@ from streaming.base.world import World
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maws_composer.data.columns import LABELS, REQUIRED
-from maws_composer.data.dataset import ImageDataset, MakeOrder, Sample
+from maws_composer.data.captions import CaptionTokenizer
+from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
+from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.guards import DataStream
 from maws_composer.data.index import Index
 from maws_composer.data.order import EvalOrder, TrainOrder
@@ -25,6 +26,7 @@ from maws_composer.data.scratch import run_folder
 from maws_composer.data.settings import EvalData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.transforms import RandomCropAndFlip, ResizeAndCrop, Transform
+from maws_composer.data.usable import Sample
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
@@ -49,14 +51,16 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
     """Batches of training samples, without end of data within an epoch of `TrainOrder`.
 
     A batch: `image` uint8 (batch, 3, size, size), `id` list of str, `position` and `epoch` int64 (batch,), `replaced`
-    and `valid` bool (batch,). `valid` is all True. With `labels`, int64 (batch, labels), filled up with NO_LABEL.
+    and `valid` bool (batch,). `valid` is all True. With `labels`, int64 (batch, labels), filled up with NO_LABEL. With
+    `caption`, list of str, and its `input_ids` and `attention_mask` int64 (batch, context). With `image_embedding`,
+    float32 (batch, width), and no image.
 
     Args:
         run: its data, batch size and image size.
-        columns: what the stage reads besides image and id.
+        columns: what the stage reads besides id, and image or image_embedding.
 
     Raises:
-        ConfigError: see `ImageDataset`.
+        ConfigError: see `SampleDataset`.
     """
     data = run.data.train
     transform = RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
@@ -69,7 +73,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         columns=columns,
         num_classes=_num_classes(run, columns),
     )  # fmt: skip
-    return _data_spec(dataset, run.speed)
+    return _data_spec(dataset, run.speed, _tokenizer(run, columns))
 
 
 def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
@@ -81,7 +85,7 @@ def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
     if data is None:
         return None
     return build_loader_of_each_once(
-        data, "data.eval", run.model["image_size"], run, columns, _num_classes(run, columns)
+        data, "data.eval", run.model["image_size"], run, columns, _num_classes(run, columns), _tokenizer(run, columns)
     )
 
 
@@ -92,6 +96,7 @@ def build_loader_of_each_once(
     run: Reads,
     columns: Sequence[str] = (),
     num_classes: int | None = None,
+    tokenizer: CaptionTokenizer | None = None,
 ) -> DataSpec:
     """Batches that hold every sample of `data` once, as `build_eval_loader` has them.
 
@@ -100,8 +105,9 @@ def build_loader_of_each_once(
         key: of the section that names them, such as "data.eval"; no other loader of the run may have it.
         image_size: side of the central crop.
         run: whose loader it is.
-        columns: to be read beside image and id.
+        columns: to be read beside id, and image or image_embedding.
         num_classes: labels at or above it are an error. None: any may come.
+        tokenizer: of captions. None: they stay text.
     """
     world = World.detect()
     global_batch_size = run.speed.device_eval_batch_size * world.num_ranks
@@ -114,7 +120,7 @@ def build_loader_of_each_once(
         columns=columns,
         num_classes=num_classes,
     )  # fmt: skip
-    return _data_spec(dataset, run.speed)
+    return _data_spec(dataset, run.speed, tokenizer)
 
 
 def train_order(
@@ -154,8 +160,9 @@ def eval_order(global_batch_size: int, indexes: Sequence[Index]) -> EvalOrder:
 
 
 def wanted_columns(data: Source, columns: Sequence[str]) -> dict[str, str]:
-    """Our name -> name in the shards, of the columns that are read: those that all have, and `columns`."""
-    return {name: data.columns.get(name, name) for name in (*REQUIRED, *columns)}  # type: ignore[call-overload]
+    """Our name -> name in the shards, of what is read: `columns`, the id, and the image unless its embedding is."""
+    image = () if IMAGE_EMBEDDING in columns else (IMAGE,)
+    return {name: data.columns.get(name, name) for name in (*image, ID, *columns)}
 
 
 def is_resampled(data: Source) -> bool:
@@ -180,10 +187,10 @@ def _dataset(
     canonical_nodes: int,
     columns: Sequence[str],
     num_classes: int | None,
-) -> ImageDataset:
+) -> SampleDataset:
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
-    return ImageDataset(
+    return SampleDataset(
         [
             DataStream(part, folder / "cache" / part.name, wanted_columns(data, columns), data, is_resampled(data))
             for part in shards
@@ -205,7 +212,14 @@ def _num_classes(run: Run, columns: Sequence[str]) -> int | None:
     return run.model["num_classes"] if LABELS in columns else None
 
 
-def _data_spec(dataset: ImageDataset, speed: ForwardSpeed) -> DataSpec:
+def _tokenizer(run: Run, columns: Sequence[str]) -> CaptionTokenizer | None:
+    if CAPTION not in columns:
+        return None
+    text = run.model["text"]
+    return CaptionTokenizer(text.name, text.context_length)
+
+
+def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTokenizer | None) -> DataSpec:
     # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
     with_workers = {
         "prefetch_factor": speed.prefetch_factor,
@@ -216,7 +230,7 @@ def _data_spec(dataset: ImageDataset, speed: ForwardSpeed) -> DataSpec:
         dataset,
         batch_size=dataset.batch_size,
         num_workers=speed.workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, tokenizer=tokenizer),
         pin_memory=torch.cuda.is_available(),
         **(with_workers if speed.workers else {}),
     )
@@ -228,16 +242,20 @@ def _data_spec(dataset: ImageDataset, speed: ForwardSpeed) -> DataSpec:
     )
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch: images, numbers and labels to tensors, labels filled up with NO_LABEL; strings to a list."""
-    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+def collate(samples: Sequence[Sample], tokenizer: CaptionTokenizer | None = None) -> Batch:
+    """Samples to a batch: tensors and numbers to tensors, labels filled up with NO_LABEL; strings to a list.
+
+    With a tokenizer, the tokens of the captions beside them.
+    """
+    batch: Batch = {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+    return batch if tokenizer is None else {**batch, **tokenizer(batch[CAPTION])}
 
 
 def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
     """Microbatches of `size` samples, the last perhaps smaller; lists are cut like tensors."""
     return [
         {name: values[begin : begin + size] for name, values in batch.items()}
-        for begin in range(0, len(batch["image"]), size)
+        for begin in range(0, len(batch["valid"]), size)
     ]
 
 

@@ -15,9 +15,9 @@ from streaming.base.util import bytes_to_int
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.captions import tokenizer_problems
 from maws_composer.data.class_preflight import class_problems
-from maws_composer.data.columns import DATASET_FILE, IMAGE, LABELS
-from maws_composer.data.decode import UndecodableImageError, decode
+from maws_composer.data.columns import CAPTION, DATASET_FILE, LABELS
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
 from maws_composer.data.index import (
     Index,
@@ -33,11 +33,12 @@ from maws_composer.data.order import TrainOrder
 from maws_composer.data.resampling import describe
 from maws_composer.data.settings import EvalData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
+from maws_composer.data.usable import UnusableSampleError, usable
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
 
-_TRIED_IMAGES = 16
+_TRIED_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class DataCheck(NamedTuple):
 def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = ()) -> DataCheck:
     """Look for every foreseeable problem of the run's data, in one process of a node.
 
-    `columns` are those that the stage reads besides image and id.
+    `columns` are those that the stage reads besides id, and image or image_embedding.
 
     Whether the batch and the canonical nodes can be split over the world is `check_world_size`'s question.
     """
@@ -92,17 +93,22 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
     indexes, problems = _read(training_shards(train), train, columns)
     epoch = None
     if indexes and not problems:
-        problems, epoch = _check_training(run, indexes, nodes, processes)
+        problems, epoch = _check_training(run, indexes, nodes, processes, columns)
     if evaluation is not None:
         problems += _evaluation_problems(evaluation, run, processes, columns)
     if LABELS in columns:
         sources = [*training_shards(train), *(evaluation_shards(evaluation) if evaluation is not None else [])]
         by_frequency = run.model.get("frequency_thirds", False)
         problems += class_problems(run.model["num_classes"], sources, train.download_timeout, by_frequency)
+    if CAPTION in columns:
+        text = run.model["text"]
+        problems += tokenizer_problems(text.name, text.context_length)
     return DataCheck(problems, epoch)
 
 
-def _check_training(run: Run, indexes: Sequence[Index], nodes: int, processes: int) -> DataCheck:
+def _check_training(
+    run: Run, indexes: Sequence[Index], nodes: int, processes: int, columns: Sequence[str]
+) -> DataCheck:
     train = run.data.train
     try:
         order = train_order(train, run.seed, run.global_train_batch_size, indexes)
@@ -114,7 +120,7 @@ def _check_training(run: Run, indexes: Sequence[Index], nodes: int, processes: i
     problems = _left_out_problems(epoch, run)
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
-    problems += _image_problems(indexes[0], train)
+    problems += _sample_problems(indexes[0], train, columns)
     return DataCheck(problems, epoch)
 
 
@@ -123,12 +129,12 @@ def check_sources(sources: Mapping[str, EvalData], columns: Sequence[str]) -> li
 
     Args:
         sources: by the key of their section, such as "data.test".
-        columns: that they need beside image and id.
+        columns: that they need beside id, and image or image_embedding.
     """
     problems: list[Problem] = []
     for key, data in sources.items():
         indexes, wrong = _read(evaluation_shards(data, key), data, columns)
-        problems += wrong or _image_problems(indexes[0], data)
+        problems += wrong or _sample_problems(indexes[0], data, columns)
     return problems
 
 
@@ -140,7 +146,7 @@ def _evaluation_problems(data: EvalData, run: Run, processes: int, columns: Sequ
     if indexes and not problems:
         problems += cache_problems(data.cache_limit, indexes, 1, 1, processes)
         problems += _disk_problems("eval", indexes, data, run, needed_cache(indexes, 1, 1, processes))
-        problems += _image_problems(indexes[0], data)
+        problems += _sample_problems(indexes[0], data, columns)
     return problems
 
 
@@ -221,28 +227,28 @@ def _taken(folder: Path) -> int:
     return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
 
 
-def _image_problems(index: Index, data: Source) -> list[Problem]:
-    """Whether the first images of the smallest shard can be decoded; one that can will do."""
+def _sample_problems(index: Index, data: Source, columns: Sequence[str]) -> list[Problem]:
+    """Whether the first samples of the smallest shard can be used; one that can will do."""
     source = index.source
     shard = min(index.shards, key=shard_bytes)
     with tempfile.TemporaryDirectory() as folder:
         # Always in a cache of its own, which is empty again afterwards: two runs may check at one time.
         place = replace(source, local=None) if source.is_cached else source
-        stream = DataStream(place, Path(folder), wanted_columns(data, ()), data)
+        stream = DataStream(place, Path(folder), wanted_columns(data, columns), data)
         reader = stream.reader(shard)
         try:
             stream.prepare_shard(reader)
-            images = [reader.get_item(i)[IMAGE] for i in range(min(_TRIED_IMAGES, shard["samples"]))]
+            samples = [reader.get_item(i) for i in range(min(_TRIED_SAMPLES, shard["samples"]))]
         except (ShardError, ValueError, IndexError, OSError) as error:
             return [Problem(source.where, str(error))]
-    reasons = []
-    for image in images:
+    errors = []
+    for sample in samples:
         try:
-            decode(image, data.max_pixels)
-        except UndecodableImageError as error:
-            reasons.append(str(error))
+            usable(sample, data.max_pixels)
+        except UnusableSampleError as error:
+            errors.append(error)
         else:
             return []
     path = source.path(shard["raw_data"]["basename"])
-    message = f"none of the first {len(images)} images of {path} can be decoded: {reasons[0]}"
-    return [Problem(f"{source.section}.columns.image", message)]
+    message = f"none of the first {len(samples)} samples of {path} can be used: {errors[0]}"
+    return [Problem(f"{source.section}.columns.{errors[0].column}", message)]

@@ -91,7 +91,7 @@ class TrainData(Source):
         crop_scale: smallest and largest share of the picture's area in a crop.
         crop_ratio: smallest and largest width / height of a crop.
         flip: mirror every second crop.
-        max_bad_share: share of undecodable images above which the run stops.
+        max_bad_share: share of samples that cannot be used above which the run stops.
         max_left_out_share: share of an epoch that may be left out to make whole batches.
     """
 

@@ -13,15 +13,15 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from composer.core import DataSpec
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from maws_composer.data.columns import LABELS
-from maws_composer.evaluation.features import Features
+from maws_composer.data.columns import CAPTION, ID, LABELS
+from maws_composer.evaluation.features import Extracted, Features
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.stages.pixels import normalize
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 Feature = Literal["class_token", "mean_patch_token"]
 Encode = Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch width"]]
+
+_PICTURES = 8  # that are kept of a dataset, from all over it
 
 
 def encode(
@@ -41,12 +43,12 @@ def encode(
 
 
 @torch.no_grad()
-def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title: str) -> Features | None:
-    """Features and labels of every image of `loader` once, in the order of the dataset. A collective.
+def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title: str) -> Extracted | None:
+    """Features, labels, ids and captions of every image of `loader` once, in the order of the dataset. A collective.
 
     Args:
         encode_images: from images on `device`; called equally often on every rank.
-        loader: as `build_loader_of_each_once` makes it, with labels.
+        loader: as `build_loader_of_each_once` makes it; labels and captions may be missing.
         device: this rank's.
         title: of the progress bar.
 
@@ -56,28 +58,34 @@ def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title
     positions: list[Tensor] = []
     values: list[Tensor] = []
     labels: list[Tensor] = []
+    kept = _Kept(_all_over(loader.dataloader.dataset.order.samples))
     leads = dist.get_rank() == 0
     for batch in tqdm(loader.dataloader, desc=title, leave=False, mininterval=2, disable=not leads):
         # Rows that only fill the last batch repeat an image.
-        position = batch["position"].masked_fill(~batch["valid"], -1).to(device)
+        position = batch["position"].masked_fill(~batch["valid"], -1)
+        kept.add(position, batch)
+        none = torch.full((len(position), 1), -1)
         gathered = [
-            _gather(part)
+            gather_rows(part)
             for part in (
-                position,
+                position.to(device),
                 encode_images(batch["image"].to(device)).float(),
-                _of_equal_width(batch[LABELS].to(device)),
+                _of_equal_width(batch.get(LABELS, none).to(device)),
             )
         ]
         if leads:
             real = gathered[0] >= 0
-            for kept, part in zip((positions, values, labels), gathered, strict=True):
-                kept.append(part[real].cpu())
-    return _in_order(torch.cat(positions), torch.cat(values), labels) if leads else None
+            for rows, part in zip((positions, values, labels), gathered, strict=True):
+                rows.append(part[real].cpu())
+    everything = kept.gathered()
+    if not leads:
+        return None
+    return everything.with_features(_in_order(torch.cat(positions), torch.cat(values), labels))
 
 
 def cached_features(
-    folder: Path, name: str, about: Mapping[str, Any], compute: Callable[[], Features | None]
-) -> Features | None:
+    folder: Path, name: str, about: Mapping[str, Any], compute: Callable[[], Extracted | None]
+) -> Extracted | None:
     """Those that an earlier evaluation left in `folder`, if it was about the same; else computed, and kept there.
 
     A collective; on ranks other than 0 the result is None.
@@ -107,7 +115,54 @@ def digest(encoder: VisionTransformer) -> str:
     return total.hexdigest()
 
 
-def _gather(rows: Tensor) -> Tensor:
+class _Kept:
+    """What this rank's images have besides features, by their positions in the dataset."""
+
+    def __init__(self, pictured: set[int]) -> None:
+        self.ids: dict[int, str] = {}
+        self.captions: dict[int, str] = {}
+        self.pictures: dict[int, Tensor] = {}
+        self._pictured = pictured
+
+    def add(self, positions: Int[Tensor, " batch"], batch: Mapping[str, Any]) -> None:
+        """Those of a batch, without the rows whose position is -1."""
+        for row, position in enumerate(positions.tolist()):
+            if position < 0:
+                continue
+            self.ids[position] = batch[ID][row]
+            if CAPTION in batch:
+                self.captions[position] = batch[CAPTION][row]
+            if position in self._pictured:
+                self.pictures[position] = batch["image"][row].clone()
+
+    def gathered(self) -> _Kept:
+        """Everybody's, on rank 0. A collective."""
+        everybody: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(self, everybody)
+        for other in everybody or []:
+            self.ids |= other.ids
+            self.captions |= other.captions
+            self.pictures |= other.pictures
+        return self
+
+    def with_features(self, features: Features) -> Extracted:
+        pictured = sorted(self.pictures)
+        return Extracted(
+            features,
+            tuple(self.ids[position] for position in range(len(features))),
+            tuple(self.captions[position] for position in range(len(features))) if self.captions else (),
+            torch.stack([self.pictures[position] for position in pictured]),
+            torch.tensor(pictured),
+        )
+
+
+def _all_over(samples: int) -> set[int]:
+    """Positions from all over a dataset: neighbors in it are often of one kind."""
+    return {(2 * part + 1) * samples // (2 * _PICTURES) for part in range(_PICTURES)}
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Those of every rank, below one another. A collective; as many on each."""
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
@@ -129,13 +184,28 @@ def _in_order(positions: Tensor, values: Tensor, labels: list[Tensor]) -> Featur
     return Features(values[order], padded[order])
 
 
-def _read(file: Path) -> Features:
+def _read(file: Path) -> Extracted:
     with safe_open(file, "pt") as tensors:
-        return Features(tensors.get_tensor("values"), tensors.get_tensor("labels"))
+        words = json.loads(bytes(tensors.get_tensor("words").numpy()))
+        return Extracted(
+            Features(tensors.get_tensor("values"), tensors.get_tensor("labels")),
+            tuple(words["ids"]),
+            tuple(words["captions"]),
+            tensors.get_tensor("pictures"),
+            tensors.get_tensor("pictured"),
+        )
 
 
-def _write(file: Path, features: Features, fingerprint: str) -> None:
+def _write(file: Path, extracted: Extracted, fingerprint: str) -> None:
+    words = json.dumps({"ids": extracted.ids, "captions": extracted.captions}).encode()
+    tensors = {
+        "values": extracted.features.values,
+        "labels": extracted.features.labels,
+        "pictures": extracted.pictures,
+        "pictured": extracted.pictured,
+        "words": torch.frombuffer(bytearray(words), dtype=torch.uint8),
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}")
-    save_file({"values": features.values, "labels": features.labels}, draft, {"about": fingerprint})
+    save_file(tensors, draft, {"about": fingerprint})
     draft.replace(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from maws_composer.config.load import Loaded
@@ -14,7 +15,10 @@ from maws_composer.data.preflight import check_sources
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
 from maws_composer.evaluation.encoder import encoder_at
-from maws_composer.evaluation.settings import Evaluation
+from maws_composer.evaluation.features import Evaluate, EvaluateWithText
+from maws_composer.evaluation.settings import Evaluation, needs_training_images
+from maws_composer.evaluation.suite import columns_for, read_words
+from maws_composer.evaluation.towers import find_text, places_of, text_problems
 from maws_composer.registry import lookup
 
 
@@ -25,21 +29,26 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
         ConfigError: with all problems at once.
     """
     run = loaded.run
-    sources = {"data.train": run.data.train, "data.test": run.data.test}
-    problems = [*_weights_problems(run), *check_sources(sources, (LABELS,))]
-    if not problems and len(set(filter(None, map(_numbering, sources.values())))) > 1:
-        problems.append(Problem("data.test", f"its {CLASSES_FILE} numbers other classes than that of data.train"))
-    problems = problems or _evaluation_problems(run)
+    problems = of_weights = _weights_problems(run)
+    evaluations, refused = _built(run)
+    if needs_training_images(run.evaluations):
+        problems = problems + check_sources({"data.train": run.data.train}, (LABELS,))
+    problems = problems + check_sources({"data.test": run.data.test}, columns_for(evaluations))
+    if not of_weights:
+        problems = problems + refused
+    if not problems:
+        problems = [*_numbering_problems(run), *_words_problems(run, evaluations)]
     if problems:
         raise ConfigError(loaded.locate(problems))
 
 
 def _weights_problems(run: Evaluation) -> list[Problem]:
     try:
-        trained = encoder_at(run.weights)
+        places = places_of(run.weights)
+        trained = encoder_at(places.image_tower)
     except ConfigError as error:
         return error.problems
-    size = run.image_size or trained.image_size
+    size = run.image_size or places.image_size or trained.image_size
     problems = [
         Problem(f"data.{name}.resize", f"{data.resize} is less than the image_size, {size}")
         for name, data in (("train", run.data.train), ("test", run.data.test))
@@ -54,12 +63,42 @@ def _weights_problems(run: Evaluation) -> list[Problem]:
     return problems
 
 
-def _evaluation_problems(run: Evaluation) -> list[Problem]:
-    """What evaluations refuse when they are made."""
-    problems = []
+def _built(run: Evaluation) -> tuple[dict[str, Evaluate | EvaluateWithText], list[Problem]]:
+    """The evaluations that can be made, and what the others refuse."""
+    evaluations, problems = {}, []
     for name, arguments in run.evaluations.items():
         try:
-            build(lookup("evaluation", name), arguments, run)
+            evaluations[name] = build(lookup("evaluation", name), arguments, run)
+        except ConfigError as error:
+            problems += error.problems
+    return evaluations, problems
+
+
+def _numbering_problems(run: Evaluation) -> list[Problem]:
+    data = [run.data.train, run.data.test] if needs_training_images(run.evaluations) else [run.data.test]
+    if len(set(filter(None, map(_numbering, data)))) > 1:
+        return [Problem("data.test", f"its {CLASSES_FILE} numbers other classes than that of data.train")]
+    return []
+
+
+def _words_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | EvaluateWithText]) -> list[Problem]:
+    """Whether class names and captions are there, for evaluations that need them."""
+    with_text = [evaluation for evaluation in evaluations.values() if isinstance(evaluation, EvaluateWithText)]
+    if not with_text:
+        return []
+    try:
+        text = find_text(run.weights, run.text_tower)
+        problems = text_problems(text) if text is not None else []
+        if text is not None and run.feature != "class_token":
+            problems.append(Problem("feature", "evaluations with text look at class tokens; set it to class_token"))
+        if text is None and len(with_text) == len(evaluations):
+            problems.append(Problem("weights", f"{run.weights} has no text tower, which all of these evaluations need"))
+        words = read_words(run.data.test, "data.test")
+    except ConfigError as error:
+        return error.problems
+    for evaluation in with_text:
+        try:
+            evaluation.check(words)
         except ConfigError as error:
             problems += error.problems
     return problems

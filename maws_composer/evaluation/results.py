@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table, results.json and a picture."""
+"""What an evaluation leaves behind: a table, results.json and pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-from maws_composer.evaluation.features import Result
+from maws_composer.evaluation.features import Extracted, Result
+from maws_composer.reporting.guesses import draw_guesses
 
 _INK, _COLOR = "#333333", "#2f6f9f"
 
@@ -44,33 +46,50 @@ def write_results(folder: Path, results: Mapping[str, Result], about: Mapping[st
             name: {
                 "figures": result.figures,
                 "learning_rates": [{"learning_rate": rate, "held_out": held} for rate, held in result.learning_rates],
+                "guesses": {
+                    language: [[guess._asdict() for guess in best] for best in pictures]
+                    for language, pictures in result.guesses.items()
+                },
             }
             for name, result in results.items()
         },
         "versions": versions,
     }
-    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw_results(results).savefig(folder / "results.png")
+
+
+def write_guesses(folder: Path, results: Mapping[str, Result], test: Extracted) -> None:
+    """Write <evaluation>.png for each evaluation with text: some images, and the texts that fit them best."""
+    for name, result in results.items():
+        if result.guesses:
+            picture = draw_guesses(test.pictures.permute(0, 2, 3, 1).numpy(), result.guesses)
+            Image.fromarray(picture).save(folder / f"{name}.png")
 
 
 def draw_results(results: Mapping[str, Result]) -> Figure:
     """The figures as bars; beside them the learning rates that were tried."""
     tried = {name: result for name, result in results.items() if result.learning_rates}
-    figure = Figure(figsize=(5.5 + 4.5 * len(tried), 3.4), dpi=120, layout="constrained")
+    shares = _shares(results)
+    size = (5.5 + 4.5 * len(tried), max(3.4, 0.4 * len(shares)))
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     bars, *curves = figure.subplots(1, 1 + len(tried), squeeze=False)[0]
-    _draw_figures(bars, results)
+    _draw_figures(bars, shares)
     for axes, (name, result) in zip(curves, tried.items(), strict=True):
         _draw_learning_rates(axes, name, result)
     return figure
 
 
-def _draw_figures(axes: Axes, results: Mapping[str, Result]) -> None:
-    shares = {
+def _shares(results: Mapping[str, Result]) -> dict[str, float]:
+    return {
         f"{evaluation}\n{name}": value
         for evaluation, result in results.items()
         for name, value in result.figures.items()
         if name != "learning_rate" and 0 <= value <= 1
     }
+
+
+def _draw_figures(axes: Axes, shares: Mapping[str, float]) -> None:
     places = range(len(shares))
     bars = axes.barh(places, list(shares.values()), color=_COLOR, height=0.6)
     axes.bar_label(bars, fmt="%.3f", padding=3, color=_INK)

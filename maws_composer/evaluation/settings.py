@@ -18,13 +18,19 @@ from maws_composer.data.settings import EvalData, Positive
 from maws_composer.evaluation.extraction import Feature
 from maws_composer.parallel.settings import ForwardSpeed
 from maws_composer.registry import lookup
+from maws_composer.registry import names as registered_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """Labelled images: what a probe is trained on, and what it is tested on."""
+    """Labelled images: what a probe is trained on, and what it is tested on.
 
-    train: EvalData
+    Args:
+        train: not read if no evaluation needs it.
+        test: what figures are about; evaluations of captions need no labels.
+    """
+
+    train: EvalData = field(default_factory=EvalData)
     test: EvalData
 
 
@@ -38,6 +44,7 @@ class Evaluation:
         data: labelled images.
         evaluations: name -> arguments.
         feature: of an image: its class token, or the mean of its patch tokens.
+        text_tower: name or folder of the text tower's configuration and tokenizer. Null: those of the run.
         image_size: side of the square crop, in pixels; positions are resampled to it. Null: that of the weights.
         patch_size: the patch embedding is resampled to it. Null: that of the weights.
         precision: of the encoder: `fp32`, `tf32` or `amp_bf16`.
@@ -51,6 +58,7 @@ class Evaluation:
     data: EvaluationData
     evaluations: Annotated[dict[str, Arguments | None], Field(min_length=1)]
     feature: Feature = "class_token"
+    text_tower: str | None = None
     image_size: Positive | None = None
     patch_size: Positive | None = None
     precision: Precision = "fp32"
@@ -73,10 +81,22 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Loaded[E
     return load(_SCHEMA, path, overrides, our_code_paths())
 
 
+def named_with_text(names: Iterable[str]) -> list[str]:
+    """Those of the evaluations that need a text tower, and no training images."""
+    registered = registered_names("evaluation")
+    return [name for name in names if name in registered and hasattr(lookup("evaluation", name).builder, "with_text")]
+
+
+def needs_training_images(names: Iterable[str]) -> bool:
+    """Whether any of the evaluations compares images with images."""
+    return len(named_with_text(names := list(names))) < len(names)
+
+
 def _contradictions(evaluation: Evaluation) -> list[Problem]:
+    needed = {"train": evaluation.data.train} if needs_training_images(evaluation.evaluations) else {}
     problems = [
         Problem(f"data.{name}", "needs remote or local")
-        for name, data in (("train", evaluation.data.train), ("test", evaluation.data.test))
+        for name, data in {**needed, "test": evaluation.data.test}.items()
         if not data.remote and not data.local
     ]
     if "://" in evaluation.save_folder:
@@ -87,7 +107,7 @@ def _contradictions(evaluation: Evaluation) -> list[Problem]:
 _SCHEMA = Schema(
     Evaluation,
     plugins={"evaluations": "evaluation"},
-    harmless={"weights": "", "data": {"train": {}, "test": {}}, "evaluations": {"": None}},
+    harmless={"weights": "", "data": {"test": {}}, "evaluations": {"": None}},
     contradictions=_contradictions,
 )
 

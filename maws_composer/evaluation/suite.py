@@ -3,94 +3,176 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import LABELS
-from maws_composer.data.index import read_index
+from maws_composer.data.class_preflight import known_classes
+from maws_composer.data.columns import CAPTIONS_FILE, LABELS
+from maws_composer.data.index import read_bytes, read_index
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
-from maws_composer.evaluation.encoder import encoder_at, load_encoder
+from maws_composer.evaluation.caption_retrieval import read_captions
+from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
-from maws_composer.evaluation.features import Evaluate, Features, Result
+from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extracted, Result, Towers, Words
 from maws_composer.evaluation.settings import Evaluation
+from maws_composer.evaluation.towers import find_text, load_towers, places_of, require_same
 from maws_composer.models.attention import set_attention_kernel
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import capability, kernel_dtype, torch_device
+from maws_composer.registry import lookup
 
 log = logging.getLogger(__name__)
 
 
 class Frozen(NamedTuple):
-    """An encoder on this rank's device, the digest of its weights, and the address of the checkpoint they are from."""
+    """What is evaluated.
+
+    Attributes:
+        encoder: on this rank's device.
+        digest: of the encoder's weights.
+        checkpoint: the address of the weights.
+        towers: None for weights without a text tower, or if no evaluation needs it.
+    """
 
     encoder: VisionTransformer
     digest: str
     checkpoint: str
+    towers: Towers | None
 
 
-def freeze_encoder(run: Evaluation) -> Frozen:
-    """Load the encoder, and choose its attention kernels. A collective.
+def freeze(run: Evaluation, with_text: bool) -> Frozen:
+    """Load the encoder, and choose its attention kernels; and the text tower, if it is needed. A collective.
 
     Which checkpoint of a run is the newest is decided once: the run may go on meanwhile.
 
     Raises:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
-    checkpoint = on_rank_zero(lambda: encoder_at(run.weights).encoder.address)
-    encoder, device = load_encoder(checkpoint, run.image_size, run.patch_size), torch_device()
+    places = on_rank_zero(lambda: places_of(run.weights))
+    encoder = load_encoder(places.image_tower, run.image_size or places.image_size, run.patch_size)
+    device = torch_device()
+    require_same(encoder, places, is_resized=run.image_size is not None or run.patch_size is not None)
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:
         raise ConfigError([Problem("speed.attention", str(error))]) from error
     weights = digest(encoder)
-    return Frozen(encoder.to(device), weights, checkpoint)
+    text = find_text(places.weights, run.text_tower) if with_text else None
+    towers = load_towers(text, device, run.precision) if text is not None else None
+    return Frozen(encoder.to(device), weights, places.weights, towers)
 
 
-def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation) -> Features | None:
-    """Features of the images in the section data.<name>, on rank 0; None elsewhere. A collective."""
+def build_evaluations(run: Evaluation) -> dict[str, Evaluate | EvaluateWithText]:
+    """The objects that `evaluations` names.
+
+    Raises:
+        ConfigError: a file that one of them was given is not as it should be.
+    """
+    return {name: build(lookup("evaluation", name), arguments, run) for name, arguments in run.evaluations.items()}
+
+
+def columns_for(evaluations: Mapping[str, Evaluate | EvaluateWithText]) -> tuple[str, ...]:
+    """The columns of the test images that they need, besides image and id."""
+    wanted = [
+        evaluation.columns if isinstance(evaluation, EvaluateWithText) else (LABELS,)
+        for evaluation in evaluations.values()
+    ]
+    return tuple(dict.fromkeys(column for columns in wanted for column in columns))
+
+
+def read_words(data: EvalData, key: str) -> Words:
+    """What `classes.json` and `captions.json` beside the shards say, if there are any.
+
+    Raises:
+        ConfigError: one of them is damaged.
+    """
+    (shards,) = evaluation_shards(data, key)
+    classes = known_classes(shards, data.download_timeout)
+    names = tuple(each.name for each in classes.classes) if classes is not None else ()
+    try:
+        text = read_bytes(shards, CAPTIONS_FILE, data.download_timeout)
+    except Exception:  # each storage library has exceptions of its own; most shards have no such file
+        return Words(names)
+    try:
+        return Words(names, read_captions(text))
+    except ValueError as error:
+        raise ConfigError([Problem(shards.where, f"{shards.address}: {error}")]) from error
+
+
+def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, columns: Sequence[str]) -> Extracted | None:
+    """Features of the images in the section data.<name>, on rank 0; None elsewhere. A collective.
+
+    `columns` are those that are kept with them, besides id.
+    """
     key, device = f"data.{name}", torch_device()
     encoder, (size, _) = frozen.encoder, frozen.encoder.patch_embed.img_size
     shards = evaluation_shards(data, key)[0]
     about = {
         "weights": frozen.digest,
         "shards": on_rank_zero(lambda: read_index(shards, data.download_timeout).digest),
-        "columns": dict(data.columns),
+        "columns": {column: data.columns.get(column, column) for column in ("image", "id", *columns)},  # type: ignore[call-overload]
         "image_size": size,
         "resize": data.resize or size,
         "feature": run.feature,
         "precision": run.precision,
     }
 
-    def compute() -> Features | None:
-        loader = build_loader_of_each_once(data, key, size, run, columns=(LABELS,))
+    def compute() -> Extracted | None:
+        loader = build_loader_of_each_once(data, key, size, run, columns=columns)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "amp_bf16"):
             return extract(partial(encode, encoder, run.feature), loader, device, f"features of {name} images")
 
     return cached_features(Path(run.save_folder) / "features", name, about, compute)
 
 
-def evaluate_all(evaluations: Mapping[str, Evaluate], train: Features, test: Features) -> dict[str, Result]:
-    """The evaluations, one after the other, of the images that have a label.
+def evaluate_all(
+    evaluations: Mapping[str, Evaluate | EvaluateWithText],
+    train: Extracted | None,
+    test: Extracted | None,
+    words: Words,
+    towers: Towers | None,
+) -> dict[str, Result]:
+    """The evaluations, one after the other; those of images on rank 0, and of images that have a label. A collective.
+
+    Args:
+        evaluations: see `build_evaluations`.
+        train, test: on rank 0; None elsewhere. `train` is None if no evaluation needs it.
+        words: of the test images' dataset.
+        towers: None without a text tower; evaluations with text are left out then.
 
     Raises:
-        ConfigError: no image has one.
+        ConfigError: no image has a label.
     """
-    for name, features in (("train", train), ("test", test)):
-        labelled = len(features.labelled())
-        if labelled == 0:
-            raise ConfigError([Problem(f"data.{name}", "no image has a label")])
-        if labelled < len(features):
-            log.info("%s of %s %s images have no label: left out", len(features) - labelled, len(features), name)
     results = {}
     for name, evaluation in evaluations.items():
-        results[name] = evaluation(train.labelled(), test.labelled())
+        if not isinstance(evaluation, EvaluateWithText):
+            results[name] = on_rank_zero(partial(_of_labelled, evaluation, train, test))
+        elif towers is not None:
+            results[name] = evaluation.with_text(test, words, towers)
+        else:
+            log.warning("%s is left out: these weights have no text tower", name)
+            continue
         log.info("%s: %s", name, ", ".join(f"{key} {value:.4g}" for key, value in results[name].figures.items()))
     return results
+
+
+def _of_labelled(evaluation: Evaluate, train: Extracted | None, test: Extracted | None) -> Result:
+    assert train is not None and test is not None
+    labelled = []
+    for name, features in (("train", train.features), ("test", test.features)):
+        labelled.append(features.labelled())
+        if len(labelled[-1]) == 0:
+            raise ConfigError([Problem(f"data.{name}", "no image has a label")])
+        if len(labelled[-1]) < len(features):
+            left_out = len(features) - len(labelled[-1])
+            log.info("%s of %s %s images have no label: left out", left_out, len(features), name)
+    return evaluation(*labelled)

@@ -64,11 +64,10 @@ class DecoderSize:
 
 @dataclass(frozen=True)
 class TextSize:
-    """Shape of a text encoder of BERT's kind.
+    """Shape of a text encoder of BERT's kind. The MLP is 4 times as wide as the tokens.
 
     Attributes:
         vocabulary, positions, token_types: rows of the three embeddings.
-        mlp_width: None for 4 times the width.
     """
 
     width: int
@@ -77,7 +76,10 @@ class TextSize:
     vocabulary: int
     positions: int
     token_types: int = 1
-    mlp_width: int | None = None
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
 
 
 def _check_width(width: int, heads: int) -> None:

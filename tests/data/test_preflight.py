@@ -113,11 +113,13 @@ def test_images_that_cannot_be_decoded_are_told(folder, tmp_path):
     for data in ({"local": str(bad)}, {"remote": str(bad)}):
         (problem,) = check(tmp_path, data | {"max_left_out_share": 1})
         assert problem.startswith("data.train.columns.image: none of the first ")
-        assert problem.endswith(f"images of {path} can be decoded: not an image of a known format")
+        assert problem.endswith(
+            f"samples of {path} can be used: image cannot be decoded: not an image of a known format"
+        )
     some = write_shards(tmp_path / "some", 100, bad=range(0, 100, 2))
     assert check(tmp_path, {"local": str(some)}) == []
     assert check(tmp_path, {"local": str(folder), "max_pixels": 100})[0].endswith(
-        "can be decoded: 16 x 12 pixels, the limit is 100"
+        "image cannot be decoded: 16 x 12 pixels, the limit is 100"
     )
 
 

@@ -107,3 +107,25 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setattr(openmoji, "find_spec", lambda name: None if name == "resvg_py" else found(name))
     assert main(["openmoji", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "the reader openmoji needs resvg-py: pip install -e '.[quickstart]'\n"
+
+
+def test_training_pictures_come_once_for_each_language_and_held_out_ones_with_all_names(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["openmoji", str(tmp_path), "--languages", "en,ja,ar", "--size", "16"]) == 0
+    plain, pairs = (LocalDataset(str(folder / "train")) for folder in (dataset, tmp_path))
+    assert len(pairs) == 3 * len(plain)
+    carrot = {pairs[n]["id"]: pairs[n] for n in range(len(pairs)) if pairs[n]["id"].startswith("1F955")}
+    assert {name: sample["caption"] for name, sample in carrot.items()} == {
+        "1F955-en": "carrot", "1F955-ja": "人参", "1F955-ar": "جزر",
+    }  # fmt: skip
+    assert len({sample["image"] for sample in carrot.values()}) == 1
+    val = LocalDataset(str(tmp_path / "val"))
+    captions = json.loads((tmp_path / "val" / "captions.json").read_text(encoding="utf-8"))
+    assert {val[n]["id"]: val[n]["caption"] for n in range(len(val))} == {
+        name: of["en"] for name, of in captions.items()
+    }
+    assert all(set(of) == {"en", "ja", "ar"} for of in captions.values())
+    with pytest.raises(SystemExit):
+        main(["openmoji", str(tmp_path / "other"), "--languages", "en,jp"])
+    assert "no names in 'jp'; there are ar, de, en," in capsys.readouterr().err
