@@ -44,8 +44,8 @@ from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import write_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.finite_loss import FiniteLoss
-from maws_composer.stages.build import build_stage
-from maws_composer.weights.handover import hand_over
+from maws_composer.stages.build import build_stage, callbacks_of
+from maws_composer.weights.beginning import begin
 
 log = logging.getLogger("maws_composer")
 
@@ -67,8 +67,7 @@ def train(loaded: LoadedRun) -> None:
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
-    if run.initialize_from and resume_from is None:
-        hand_over(run.initialize_from, stage)
+    begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     trainer = Trainer(
         model=stage,
@@ -83,6 +82,7 @@ def train(loaded: LoadedRun) -> None:
             BadSamples(run.data.train.max_bad_share),
             FiniteLoss(),
             LRMonitor(),
+            *callbacks_of(stage),
             *build_all("callback", run.callbacks, run),
             ShardedCheckpoints(folder, run),
         ],

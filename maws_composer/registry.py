@@ -35,7 +35,7 @@ from maws_composer.config.problems import ConfigError, Problem
 
 Plugin = TypeVar("Plugin")
 
-KINDS = ("stage", "callback", "logger", "evaluation", "size")
+KINDS = ("stage", "callback", "logger", "evaluation", "size", "loss")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def register_size(name: str) -> Callable[[Plugin], Plugin]:
     return register("size", name)
 
 
+def register_loss(name: str) -> Callable[[Plugin], Plugin]:
+    """A loss over pairs of images and texts: `register_loss("softmax")(ContrastiveLoss(...))`."""
+    return register("loss", name)
+
+
 def lookup(kind: str, name: str) -> Entry:
     """The plugin of that name.
 
@@ -123,6 +128,11 @@ def describe(kind: str, name: str) -> str:
 def names(kind: str) -> list[str]:
     """All names of a kind, sorted."""
     return sorted({name for of, name in (*_entries, *_installed) if of == kind})
+
+
+def plural(kind: str) -> str:
+    """As in the names of entry points: maws_composer.stages, maws_composer.losses."""
+    return f"{kind}es" if kind.endswith("s") else f"{kind}s"
 
 
 def searched() -> list[str]:
@@ -237,7 +247,7 @@ def _last_lines(error: BaseException) -> str:
 def _find_installed() -> None:
     _installed.clear()
     for kind in KINDS:
-        for entry_point in importlib.metadata.entry_points(group=f"maws_composer.{kind}s"):
+        for entry_point in importlib.metadata.entry_points(group=f"maws_composer.{plural(kind)}"):
             _installed.setdefault((kind, entry_point.name), []).append(entry_point)
 
 
@@ -266,7 +276,7 @@ def _clashes() -> Iterator[Problem]:
         packages = [f"the package {_package(offer)}" for offer in offers if offer.module not in modules]
         places = [*entries, *packages]
         if len(places) > 1:
-            yield Problem("code_paths", f"two {kind}s are named {name!r}: {' and '.join(places)}")
+            yield Problem("code_paths", f"two {plural(kind)} are named {name!r}: {' and '.join(places)}")
 
 
 def _package(entry_point: importlib.metadata.EntryPoint) -> str:

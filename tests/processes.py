@@ -36,7 +36,7 @@ def rank_environment(rank: int, world_size: int, port: int, nodes: int = 1) -> d
     }
 
 
-def run_ranks(script: Path, arguments: dict[str, Any], world_size: int, timeout: float = 120) -> list[dict[str, Any]]:
+def run_ranks(script: Path, arguments: Any, world_size: int, timeout: float = 120) -> list[dict[str, Any]]:
     """Run `script ARGUMENTS-as-JSON` as `world_size` ranks; returns the JSON that each prints as its last line."""
     port = free_port()
     ranks = [

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # Small files of the run's folder that go to object storage with every checkpoint.
 TRAVELLERS = ("config.yaml", "metrics.jsonl")
 
+# Which locked encoder a checkpoint belongs to, if it has none itself.
+ENCODER_FILE = "encoder.json"
+
 
 class ShardedCheckpoints(CheckpointSaver):
     """Composer's saver with its contents and names, whose checkpoints are complete or do not exist.
@@ -96,7 +99,9 @@ class ShardedCheckpoints(CheckpointSaver):
     def _declare_complete(self, folder: Path, samples: int) -> dict[str, int]:
         """Write the marker, on rank 0; returns the names and sizes of all ranks' files."""
         if dist.get_global_rank() == 0:
-            shutil.copy(self._run.local / "config.yaml", folder)
+            for name in ("config.yaml", ENCODER_FILE):
+                if (self._run.local / name).exists():
+                    shutil.copy(self._run.local / name, folder)
         mine = {path.name: path.stat().st_size for path in self._own_files(folder)}
         files = {name: size for part in dist.all_gather_object(mine) for name, size in part.items()}
         if dist.get_global_rank() == 0:
@@ -106,8 +111,8 @@ class ShardedCheckpoints(CheckpointSaver):
 
     def _own_files(self, folder: Path) -> list[Path]:
         rank = dist.get_global_rank()
-        shared = [folder / ".metadata", folder / "config.yaml"] if rank == 0 else []
-        return [*shared, *folder.glob(f"__{rank}_*.distcp")]
+        shared = [folder / name for name in (".metadata", "config.yaml", ENCODER_FILE)] if rank == 0 else []
+        return [*(path for path in shared if path.exists()), *folder.glob(f"__{rank}_*.distcp")]
 
     def _upload(self, home: CloudPath, folder: Path, files: dict[str, int]) -> None:
         """In the uploader's thread: this rank's files, and on rank 0 the marker when all have arrived."""

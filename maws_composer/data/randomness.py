@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     FLIP = 2
     MASK = 3
     LABEL = 4
+    DROPOUT = 5
 
 
 def philox(key: tuple[int, int], counter: tuple[Word, Word, Word, Word]) -> tuple[Word, Word, Word, Word]:

@@ -62,6 +62,26 @@ class DecoderSize:
         return self.width // self.heads
 
 
+@dataclass(frozen=True)
+class TextSize:
+    """Shape of a text encoder of BERT's kind. The MLP is 4 times as wide as the tokens.
+
+    Attributes:
+        vocabulary, positions, token_types: rows of the three embeddings.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    vocabulary: int
+    positions: int
+    token_types: int = 1
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
 def _check_width(width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"width {width} cannot be split over {heads} heads")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from composer.utils.parallelism import FSDP2Config
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
@@ -95,6 +95,8 @@ def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, pr
         if any(True for _ in child.parameters()):
             # Outside the blocks little is gathered, and positions and norms lose digits in bf16.
             fully_shard(child, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+            for method in getattr(child, "forward_methods", ()):
+                register_fsdp_forward_method(child, method)
         child._fsdp_wrap = False  # type: ignore[assignment]
 
 
@@ -107,8 +109,9 @@ def _compile(blocks: list[nn.Module]) -> None:
 
 
 def _checkpoint_activations(blocks: list[nn.Module], which: str | int) -> None:
-    """Recompute the activations of all blocks, or of every n-th, in the backward pass."""
-    for number, block in enumerate(blocks):
+    """Recompute the activations of all blocks, or of every n-th, in the backward pass; locked ones keep none anyway."""
+    trained = [block for block in blocks if any(parameter.requires_grad for parameter in block.parameters())]
+    for number, block in enumerate(trained):
         if is_checkpointed(number, which):
             # The method, not a wrapping module: names of parameters stay what they are.
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -70,8 +70,9 @@ def _kept_per_image(workload: Workload, precision: str, activation_checkpointing
     kept, recomputed = 0.0, 0.0
     for stack, few in zip(workload.stacks, checkpointed, strict=True):
         whole = stack.tokens * stack.width * per_channel
-        kept += (stack.depth - few) * whole + few * stack.tokens * stack.width * _KEPT_BY_CHECKPOINTED
-        recomputed = max(recomputed, whole if few else 0.0)
+        if not stack.is_locked:
+            kept += (stack.depth - few) * whole + few * stack.tokens * stack.width * _KEPT_BY_CHECKPOINTED
+        recomputed = max(recomputed, whole if few or stack.is_locked else 0.0)
     return kept + recomputed + _outside_blocks(workload.stacks)
 
 

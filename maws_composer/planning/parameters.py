@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from maws_composer.models.sizes import DecoderSize, ViTSize
+from maws_composer.models.sizes import DecoderSize, TextSize, ViTSize
 
 
 class Parameters(NamedTuple):
@@ -69,6 +69,12 @@ def classifier_parameters(
     """Parameters of a ViT with a linear head."""
     vit = vit_parameters(size, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm)
     return Parameters(vit.total + num_classes * (size.width + 1), vit.fixed)
+
+
+def text_parameters(size: TextSize) -> int:
+    """Parameters of a text encoder of BERT's kind, without a pooler."""
+    embeddings = (size.vocabulary + size.positions + size.token_types) * size.width
+    return embeddings + 2 * size.width + size.depth * block_parameters(size.width, size.head_dim)
 
 
 def block_parameters(width: int, head_dim: int, qk_norm: bool = False) -> int:

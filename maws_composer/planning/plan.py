@@ -17,6 +17,12 @@ def workload_of(run: Run) -> Workload:
     return lookup("stage", run.stage).builder.workload(**run.model)
 
 
+def columns_of(run: Run) -> tuple[str, ...]:
+    """What the run's stage reads of a sample besides id and image; the stage says so without being built."""
+    stage = lookup("stage", run.stage).builder
+    return stage.reads(**run.model) if hasattr(stage, "reads") else stage.columns
+
+
 def memory_of(run: Run, workload: Workload, world_size: int) -> MemoryEstimate:
     """Memory per GPU of this run on `world_size` GPUs."""
     microbatch = device_microbatch_size(run, world_size)
@@ -40,7 +46,8 @@ def describe(run: Run, gpus: int, gpu: str, mfu: float, gpus_per_node: int = 8) 
     memory = memory_of(run, workload, gpus)
     fits = "fits" if memory.total < GPUS[gpu].memory else "DOES NOT FIT"
     replicate, shard = sharding_degrees(gpus, run.speed.sharding.shard)
-    recomputed = workload.recomputed_flops(run.speed.activation_checkpointing)
+    in_microbatches = device_microbatch_size(run, gpus) * gpus < run.global_train_batch_size
+    recomputed = workload.recomputed_flops(run.speed.activation_checkpointing, in_microbatches)
     legal = legal_world_sizes(
         run.global_train_batch_size, run.data.train.num_canonical_nodes, gpus_per_node, up_to=4 * gpus
     )

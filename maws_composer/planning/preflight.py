@@ -10,9 +10,8 @@ from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.preflight import check_data
-from maws_composer.planning.plan import memory_of, workload_of
-from maws_composer.registry import lookup
-from maws_composer.weights.handover import check_source
+from maws_composer.planning.plan import columns_of, memory_of, workload_of
+from maws_composer.weights.beginning import check_beginning
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +22,9 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     Raises:
         ConfigError: with all problems at once.
     """
-    data = check_data(loaded.run, world_size, nodes, lookup("stage", loaded.run.stage).builder.columns)
+    data = check_data(loaded.run, world_size, nodes, columns_of(loaded.run))
     model = check_model(loaded.run, world_size)
-    source = [] if model else check_source(loaded.run)
+    source = [] if model else check_beginning(loaded.run)
     problems = [*model, *source, *data.problems]
     if problems:
         raise ConfigError(loaded.locate(problems))

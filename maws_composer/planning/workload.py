@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maws_composer.models.sizes import DecoderSize, ViTSize, visible_patches
-from maws_composer.planning.flops import block_macs, classifier_macs, mae_macs, training_flops
-from maws_composer.planning.parameters import Parameters, block_parameters, classifier_parameters, mae_parameters
+from maws_composer.models.sizes import DecoderSize, TextSize, ViTSize, visible_patches
+from maws_composer.planning.flops import block_macs, classifier_macs, mae_macs, text_macs, training_flops, vit_macs
+from maws_composer.planning.parameters import (
+    Parameters,
+    block_parameters,
+    classifier_parameters,
+    mae_parameters,
+    text_parameters,
+    vit_parameters,
+)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A stack of equal transformer blocks, and how many tokens of one image go through it."""
+    """A stack of equal transformer blocks, and how many tokens of one image (or text) go through it.
+
+    A locked one is not trained: it keeps no activations, and is never checkpointed.
+    """
 
     depth: int
     width: int
     head_dim: int
     tokens: int
     qk_norm: bool = False
+    is_locked: bool = False
 
     @property
     def parameters_per_block(self) -> int:
@@ -34,18 +45,22 @@ class Workload:
 
     Attributes:
         parameters: all of them, and those without a gradient.
-        forward_macs: multiply-accumulates of one image, forward.
+        forward_macs: multiply-accumulates of one image, forward, of what is trained.
         stacks: the stacks of blocks, in the order of the forward pass.
+        locked_macs: multiply-accumulates of one image, forward, of what is not.
+        caches_gradients: microbatches are embedded once more, before the loss is known.
     """
 
     parameters: Parameters
     forward_macs: int
     stacks: tuple[Blocks, ...]
+    locked_macs: int = 0
+    caches_gradients: bool = False
 
     @property
     def training_flops(self) -> int:
-        """FLOPs of training on one image, without recomputation: three forward passes."""
-        return training_flops(self.forward_macs)
+        """FLOPs of training on one image, without recomputation: three forward passes, of what is locked one."""
+        return training_flops(self.forward_macs) + 2 * self.locked_macs
 
     @property
     def parameters_outside_blocks(self) -> int:
@@ -55,15 +70,22 @@ class Workload:
         """How many blocks of each stack recompute their activations; every n-th counts through all stacks."""
         counts, first = [], 0
         for stack in self.stacks:
-            numbers = range(first, first + stack.depth)
+            numbers = range(first, first + (0 if stack.is_locked else stack.depth))
             counts.append(sum(is_checkpointed(number, activation_checkpointing) for number in numbers))
-            first += stack.depth
+            first += len(numbers)
         return counts
 
-    def recomputed_flops(self, activation_checkpointing: str | int) -> int:
-        """FLOPs that activation checkpointing adds for one image; MFU leaves them out."""
+    def recomputed_flops(self, activation_checkpointing: str | int, in_microbatches: bool = False) -> int:
+        """FLOPs that activation checkpointing and gradient caching add for one image; MFU leaves them out.
+
+        Args:
+            activation_checkpointing: "none", "all" or n for every n-th block.
+            in_microbatches: a GPU's share of the batch does not go through it at once.
+        """
         counts = self.checkpointed_per_stack(activation_checkpointing)
-        return 2 * sum(count * stack.macs_per_block for count, stack in zip(counts, self.stacks, strict=True))
+        cached = self.forward_macs if self.caches_gradients and in_microbatches else 0
+        checkpointed = sum(count * stack.macs_per_block for count, stack in zip(counts, self.stacks, strict=True))
+        return 2 * (checkpointed + cached)
 
 
 def is_checkpointed(number: int, activation_checkpointing: str | int) -> bool:
@@ -92,4 +114,36 @@ def wsp_workload(size: ViTSize, num_classes: int, image_size: int, fixed_positio
         classifier_parameters(size, num_classes, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm),
         classifier_macs(size, num_classes, image_size),
         (Blocks(size.depth, size.width, size.head_dim, size.patches(image_size) + 1, qk_norm),),
+    )
+
+
+def lit_workload(
+    size: ViTSize,
+    image_size: int,
+    qk_norm: bool,
+    text: TextSize,
+    context_length: int,
+    embed_dim: int,
+    *,
+    has_bias: bool,
+    lock_image_tower: bool,
+    lock_image_projection: bool,
+    image_embeddings: bool,
+) -> Workload:
+    """The image tower's blocks, if there are images; the text tower's on all tokens of the context; the projections."""
+    tower = vit_parameters(size, image_size, qk_norm=qk_norm).total if not image_embeddings else 0
+    image_projection, text_projection = size.width * embed_dim, text.width * embed_dim
+    fixed = tower * lock_image_tower + image_projection * lock_image_projection
+    total = tower + text_parameters(text) + image_projection + text_projection + 1 + has_bias
+    of_images = vit_macs(size, image_size) if not image_embeddings else 0
+    images = Blocks(size.depth, size.width, size.head_dim, size.patches(image_size) + 1, qk_norm, lock_image_tower)
+    return Workload(
+        Parameters(total, fixed),
+        text_macs(text, context_length) + image_projection + text_projection + of_images * (not lock_image_tower),
+        (
+            *(() if image_embeddings else (images,)),
+            Blocks(text.depth, text.width, text.head_dim, context_length),
+        ),
+        locked_macs=of_images * lock_image_tower,
+        caches_gradients=True,
     )

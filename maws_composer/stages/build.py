@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from composer.core import Callback
 from composer.models import ComposerModel
 
 from maws_composer.config.plugins import build
@@ -34,3 +35,8 @@ def build_stage(run: Run) -> ComposerModel:
     for kernel in kernels:
         log.info(kernel.log_line)
     return stage
+
+
+def callbacks_of(stage: ComposerModel) -> list[Callback]:
+    """What of a stage's step lies outside of forward and loss."""
+    return stage.callbacks() if hasattr(stage, "callbacks") else []

@@ -34,7 +34,7 @@ Shapes = Mapping[str, torch.Size]
 _PARTS = {
     "mask token": re.compile(r"(^|\.)mask_token$"),
     "decoder": re.compile(r"(^|\.)decoder_"),
-    "text tower": re.compile(r"(^|\.)(text_|vision_projection|logit_scale)"),
+    "text tower": re.compile(r"(^|\.)(text[._]|(vision|image)_projection|logit_)"),
     "head": re.compile(r"(^|\.)head\."),
 }
 _SHOWN = 6  # tensors that disagree
@@ -60,7 +60,7 @@ def hand_over(address: str, stage: nn.Module) -> None:
         return account(opened[0], stage)
 
     log.info("%s", on_rank_zero(open_and_check))
-    for name, parameter in _encoder_of(stage).items():
+    for name, parameter in encoder_of(stage).items():
         whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         on_rank_zero(partial(_read_into, whole, opened, name))
         dist.broadcast(whole, src=0)
@@ -68,16 +68,24 @@ def hand_over(address: str, stage: nn.Module) -> None:
 
 
 def check_source(run: Run) -> list[Problem]:
-    """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if the run will resume."""
-    if not run.initialize_from or _will_resume(run):
+    """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if none is needed."""
+    if not run.initialize_from or (_will_resume(run) and not requires_source(run)):
         return []
     try:
         with torch.device("meta"):
             stage = build(lookup("stage", run.stage), run.model, run)
+        if not encoder_of(stage):
+            return []
         account(_open(run.initialize_from), stage)
     except ConfigError as error:
         return error.problems
     return []
+
+
+def requires_source(run: Run) -> bool:
+    """Whether the stage takes its encoder from `initialize_from` at every start, because no checkpoint has it."""
+    stage = lookup("stage", run.stage).builder
+    return hasattr(stage, "leaves_out_encoder") and stage.leaves_out_encoder(**run.model)
 
 
 def account(encoder: Encoder, stage: nn.Module) -> str:
@@ -86,7 +94,7 @@ def account(encoder: Encoder, stage: nn.Module) -> str:
     Raises:
         ConfigError: naming the tensors that disagree, with both shapes.
     """
-    ours = {name: parameter.shape for name, parameter in _encoder_of(stage).items()}
+    ours = {name: parameter.shape for name, parameter in encoder_of(stage).items()}
     disagreeing = [name for name in {**ours, **encoder.shapes} if ours.get(name) != encoder.shapes.get(name)]
     if disagreeing:
         lines = [f"{name}: {_show(encoder.shapes, name)} there, {_show(ours, name)} here" for name in disagreeing]
@@ -116,7 +124,8 @@ def _read_into(whole: Tensor, opened: list[Encoder], name: str) -> None:
         raise _problem(f"{name} of {encoder.address} is not readable: {error}") from error
 
 
-def _encoder_of(stage: nn.Module) -> dict[str, Tensor]:
+def encoder_of(stage: nn.Module) -> dict[str, Tensor]:
+    """The encoder's parameters, by timm's names; none where a stage reads what it would compute."""
     prefix: Any = getattr(stage, "encoder_prefix", None)
     if prefix is None:
         raise _problem(f"{type(stage).__name__} has no encoder_prefix, which says where its encoder's tensors are")

@@ -1,0 +1,148 @@
+"""The project's promise on pairs of images and captions: see tests/test_training.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from maws_composer.checkpoints.weights import SavedModel
+from maws_composer.models.initialization import initialize
+from maws_composer.models.sizes import SIZES
+from maws_composer.models.vit import VisionTransformer
+from tests.captioned import captions, write_captioned
+from tests.runs import Finished, Runs
+from tests.test_training import RECORD_IDS, ids_per_batch, same_curve
+from tests.text_towers import write_text_tower
+
+GLOBAL_BATCH = 16
+STEPS = 40
+IMAGES = 192
+
+
+def write_encoder(path: Path, seed: int) -> Path:
+    encoder = VisionTransformer(SIZES["vit_micro"], 24)
+    initialize(encoder, seed)
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lit(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("lit")
+    captioned = write_captioned(folder / "captioned", IMAGES)
+    runs = Runs(folder, captioned)
+    recipe = {
+        "stage": "lit",
+        "model": {
+            "size": "vit_micro",
+            "image_size": 24,
+            "text": {"name": str(write_text_tower(folder / "text", captions(IMAGES))), "context_length": 12},
+            "embed_dim": 16,
+        },
+        "initialize_from": str(write_encoder(folder / "encoder.safetensors", seed=1)),
+        "data": {
+            "train": {"local": str(captioned), "num_canonical_nodes": 4, "shuffle_block_size": 128},
+            "eval": {"local": str(captioned)},
+        },
+        "global_train_batch_size": GLOBAL_BATCH,
+        "max_duration": f"{STEPS * GLOBAL_BATCH}sp",
+        "optimizer": {"base_lr": 0.03},
+        "gradient_clip": 1.0,
+        "save_interval": "10ba",
+        "eval_interval": "20ba",
+        "speed": {"workers": 0, "scratch_folder": str(folder / "scratch"), "device_eval_batch_size": 7},
+    }
+    runs.recipe.write_text(yaml.safe_dump(recipe))
+    return runs
+
+
+@pytest.fixture(scope="module")
+def whole(lit: Runs) -> Finished:
+    """One process that takes the batch whole, not interrupted: more than an epoch."""
+    finished = lit("whole", *recording(lit, "whole"))
+    assert finished.code == 0, finished.output
+    assert len(finished.losses) == STEPS
+    return finished
+
+
+def recording(lit: Runs, name: str) -> tuple[str, ...]:
+    return (*RECORD_IDS, f"callbacks.record_ids.folder={lit.folder / f'ids-{name}'}")
+
+
+def test_it_learns_which_caption_belongs_to_which_picture(whole: Finished) -> None:
+    assert "text tower from" in whole.output and "encoder from" in whole.output
+    assert sum(whole.losses[-5:]) / 5 < 0.8 * math.log(GLOBAL_BATCH)
+    first, last = (step for step in whole.steps if "metrics/eval/loss" in step)
+    assert last["metrics/eval/loss"] < first["metrics/eval/loss"]
+    for way in ("image_to_text", "text_to_image"):
+        at_1, at_5 = (last[f"metrics/eval/{way}_recall@{k}"] for k in (1, 5))
+        assert 1 / IMAGES < at_1 < at_5
+
+
+def test_losing_half_of_the_processes_changes_neither_curve_nor_samples_nor_metrics(whole: Finished, lit: Runs) -> None:
+    microbatches = "speed.device_train_microbatch_size=3"  # of 8 samples per process: the last one is smaller
+    lit("cut", *recording(lit, "cut"), microbatches, "speed.sharding.shard=2", processes=2, kill_after=25)
+    cut = lit("cut", *recording(lit, "cut"), "speed.device_train_microbatch_size=5", processes=1)
+    same_curve(cut, whole)
+    before, after = (ids_per_batch(lit.folder / f"ids-{name}") for name in ("whole", "cut"))
+    assert set(before) == set(range(STEPS))
+    assert all(Counter(before[step]) == Counter(after[step]) for step in before)
+    for step, expected in zip(cut.steps, whole.steps, strict=True):
+        metrics = {name: value for name, value in expected.items() if name.startswith("metrics/eval/")}
+        assert {name: step[name] for name in metrics} == pytest.approx(metrics, rel=1e-4, abs=2 / IMAGES)
+
+
+def test_a_checkpoint_names_the_locked_tower_and_does_not_repeat_it(whole: Finished, lit: Runs) -> None:
+    checkpoint = whole.folder / "checkpoints" / "ep3-ba40"
+    saved = SavedModel(checkpoint)
+    assert {name.split(".")[1] for name in saved.shapes} == {
+        "text", "image_projection", "text_projection", "logit_scale",
+    }  # fmt: skip
+    about = json.loads((checkpoint / "encoder.json").read_text())
+    assert about["source"] == str(lit.folder / "encoder.safetensors") and len(about["fingerprint"]) == 64
+    assert saved.read("clip.logit_scale").item() != pytest.approx(math.log(1 / 0.07))
+
+
+def test_another_tower_is_refused_at_resume(whole: Finished, lit: Runs) -> None:
+    other = write_encoder(lit.folder / "other.safetensors", seed=2)
+    going_on = ("allow_changed_config=true", "max_duration=800sp")
+    refused = lit("whole", f"initialize_from={other}", *going_on)
+    assert refused.code == 2
+    assert "other.safetensors has another encoder" in refused.output and "came from" in refused.output
+
+
+def test_what_a_run_begins_with_is_asked_for_before_it_begins(lit: Runs) -> None:
+    bare = lit("bare", "initialize_from=null", "model.text.context_length=39")
+    assert bare.code == 2
+    assert "a locked image tower stays what it begins as" in bare.output
+    assert "has positions for 38 tokens, not 39" in bare.output
+    misfit = write_text_tower(lit.folder / "misfit", captions(IMAGES), rows=20, pad_token_id=0)
+    refused = lit("misfit", f"model.text.name={misfit}")
+    assert refused.code == 2
+    assert "a tower that knows 20" in refused.output and "fills up with token 1" in refused.output
+
+
+def test_pickled_text_weights_are_not_run(lit: Runs) -> None:
+    folder = write_text_tower(lit.folder / "pickled", captions(IMAGES))
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Harmful(lit.folder / "ran")}, folder / "pytorch_model.bin")
+    refused = lit("pickled", f"model.text.name={folder}")
+    assert refused.code == 2, refused.output
+    assert "cannot be read" in refused.output and not (lit.folder / "ran").exists()
+
+
+class Harmful:
+    """Unpickled in full, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
