@@ -18,7 +18,7 @@ from maws_composer.data.sources import evaluation_shards
 from streaming_conversion.parts import PartWriter
 from tests.data import reader
 from tests.data.shards import index_of, shard_files, write_index, write_shards
-from tests.tokenizer import write_tokenizer
+from tests.text_towers import train_tokenizer
 
 COUNT, PER_SHARD, WIDTH = 100, 12, 6
 VALUES = np.random.default_rng(0).normal(size=(COUNT, WIDTH)).astype(np.float16)
@@ -32,7 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small", [f"caption {n}" for n in range(COUNT)])
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer([f"caption {number}" for number in range(COUNT)]).save_pretrained(folder)
+    return folder
 
 
 def write_embeddings(folder: Path, bad: dict[int, np.ndarray] | None = None) -> Path:
