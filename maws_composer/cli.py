@@ -127,7 +127,7 @@ def _embed(options: argparse.Namespace) -> int:
     end_with_launcher()  # before the slow imports: a launcher may be killed during them
 
     from maws_composer.data.settings import EvalData
-    from maws_composer.evaluation.embed import Embedding, embed
+    from maws_composer.evaluation.embed import EmbedJob, embed
     from maws_composer.parallel.leave import work_and_leave
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
@@ -135,7 +135,7 @@ def _embed(options: argparse.Namespace) -> int:
     _load_plugins(options.code_path)
     place = "remote" if "://" in options.data else "local"
     columns = dict(column.split("=", 1) for column in options.column)
-    job = Embedding(
+    job = EmbedJob(
         weights=options.weights,
         data=EvalData(**{place: options.data}, columns=columns, resize=options.resize),
         out=options.out,

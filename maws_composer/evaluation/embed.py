@@ -34,7 +34,7 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Precision
 from maws_composer.data import columns
 from maws_composer.data.columns import CAPTION, DATASET_FILE, ID, IMAGE, IMAGE_EMBEDDING, DatasetFile, DatasetFileError
-from maws_composer.data.guards import DataStream
+from maws_composer.data.guards import DataStream, ShardError
 from maws_composer.data.index import Index, read_index
 from maws_composer.data.loader import wanted_columns
 from maws_composer.data.preflight import check_sources
@@ -64,7 +64,7 @@ Embed = Callable[[UInt8[Tensor, "images 3 height width"]], NDArray[np.float16]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedding:
+class EmbedJob:
     """What is embedded, and how.
 
     Args:
@@ -113,11 +113,11 @@ class Plan:
         return int(self.index.sizes.sum())
 
 
-def embed(job: Embedding) -> None:
+def embed(job: EmbedJob) -> None:
     """Embed, or go on where an interrupted run stopped. In every process alike.
 
     Raises:
-        ConfigError: weights or data cannot be read or used, or `out` holds something else.
+        ConfigError: weights or data cannot be read or used, or `out` holds something else or cannot be written.
     """
     began = time.monotonic()
     composer_dist.initialize_dist(build_device(job.precision), timeout=PATIENCE)
@@ -136,7 +136,7 @@ def embed(job: Embedding) -> None:
     log.info("%s: %s embeddings%s; %s/s", job.out, f"{counts['images']:,}", left_out, f"{written / seconds:,.1f}")
 
 
-def _plan(job: Embedding) -> Plan:
+def _plan(job: EmbedJob) -> Plan:
     trained = encoder_at(job.weights)
     size = job.image_size or trained.image_size
     problems = check_sources({"DATA": job.data}, (CAPTION,))
@@ -169,7 +169,7 @@ def _plan(job: Embedding) -> Plan:
     return Plan(index, dataset)
 
 
-def _begin(held: ExitStack, destination: Destination, plan: Plan, job: Embedding) -> Results | None:
+def _begin(held: ExitStack, destination: Destination, plan: Plan, job: EmbedJob) -> Results | None:
     """Take the destination for this process; the parts that are finished in it, or None if all is.
 
     Raises:
@@ -188,7 +188,7 @@ def _begin(held: ExitStack, destination: Destination, plan: Plan, job: Embedding
         raise ConfigError([Problem("OUT", str(error))]) from error
 
 
-def _embed_parts(plan: Plan, finished: Results, destination: Destination, job: Embedding) -> Results:
+def _embed_parts(plan: Plan, finished: Results, destination: Destination, job: EmbedJob) -> Results:
     """Write the parts that are not finished; the results of all, on rank 0."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     todo = [part for part in parts_of(plan.index, job.part_size) if part.name not in finished]
@@ -199,21 +199,17 @@ def _embed_parts(plan: Plan, finished: Results, destination: Destination, job: E
     with _reading(todo[rank::world_size], plan, job) as reading, _progress(plan, finished) as show:
         for begin in range(0, len(todo), world_size):
             at_once = len(todo[begin : begin + world_size])
-            written = None
+            outcome: Results | Exception = {}
             if rank < at_once:
-                part, batches = next(reading)
-                folder, remote = destination.part(part.name)
-                shown = _shown(batches, show, _samples(results), at_once)
-                with open_part(folder, remote, plan.dataset.columns, shard_bytes=None) as writer:
-                    images, skipped = _write(shown, embed_images, writer)
-                written = part.name, PartResult(writer.shards, skipped, images, without={})
-            gathered: list[tuple[str, PartResult] | None] = [None] * world_size
-            dist.all_gather_object(gathered, written)
-            on_rank_zero(partial(_settle, dict(filter(None, gathered)), results, destination, plan, job))
+                shown = partial(_shown, show=show, before=_samples(results), at_once=at_once)
+                outcome = _attempt(partial(_write_next, reading, shown, embed_images, destination, plan))
+            outcomes: list[Results | Exception] = [{}] * world_size
+            dist.all_gather_object(outcomes, outcome)
+            on_rank_zero(partial(_settle, outcomes, results, destination, plan, job))
     return results
 
 
-def _encoder(plan: Plan, job: Embedding) -> Embed:
+def _encoder(plan: Plan, job: EmbedJob) -> Embed:
     """From images to the class token after the final norm, on this rank's device."""
     device = torch_device()
     encoder = load_encoder(plan.dataset.source["weights"], plan.dataset.settings["image_size"])
@@ -230,7 +226,7 @@ def _encoder(plan: Plan, job: Embedding) -> Embed:
 
 
 @contextmanager
-def _reading(parts: Sequence[Part], plan: Plan, job: Embedding) -> Iterator[Iterator[tuple[Part, Iterator[Images]]]]:
+def _reading(parts: Sequence[Part], plan: Plan, job: EmbedJob) -> Iterator[Iterator[tuple[Part, Iterator[Images]]]]:
     """Batches of these parts, through a cache that is gone afterwards."""
     name = hashlib.blake2b(job.out.encode(), digest_size=8).hexdigest()
     cache = job.scratch / f"embed-{name}-rank{dist.get_rank()}"
@@ -252,11 +248,33 @@ def _reading(parts: Sequence[Part], plan: Plan, job: Embedding) -> Iterator[Iter
         shutil.rmtree(cache, ignore_errors=True)
 
 
+def _write_next(
+    reading: Iterator[tuple[Part, Iterator[Images]]],
+    shown: Callable[[Iterable[Images]], Iterator[Images]],
+    embed_images: Embed,
+    destination: Destination,
+    plan: Plan,
+) -> Results:
+    part, batches = next(reading)
+    folder, remote = destination.part(part.name)
+    with open_part(folder, remote, plan.dataset.columns, shard_bytes=None) as writer:
+        images, skipped = _write(shown(batches), embed_images, writer)
+    return {part.name: PartResult(writer.shards, skipped, images, without={})}
+
+
+def _attempt(action: Callable[[], Results]) -> Results | Exception:
+    """What it returns, or raises: an error is told to all processes, which would wait for this one."""
+    try:
+        return action()
+    except (ConfigError, ConversionError, ShardError) as error:
+        return error
+
+
 def _write(batches: Iterable[Images], embed_images: Embed, writer: PartWriter) -> tuple[int, list[dict[str, str]]]:
     """A shard for each shard that is read; how many images were written, and what was left out.
 
     Raises:
-        RuntimeError: an embedding is not finite, or not in fp16.
+        ConfigError: an embedding is not finite in fp16.
     """
     images, skipped = 0, []
     for _, of_shard in groupby(batches, key=lambda batch: batch.shard):
@@ -266,23 +284,31 @@ def _write(batches: Iterable[Images], embed_images: Embed, writer: PartWriter) -
             embeddings: Iterable[Any] = [] if batch.pixels is None else embed_images(batch.pixels)
             for sample, embedding in zip(batch.samples, embeddings, strict=True):
                 if not np.isfinite(embedding).all():
-                    raise RuntimeError(f"the embedding of {sample[ID]} is not finite in fp16; are these weights sound?")
+                    message = f"the embedding of {sample[ID]} is not finite in fp16; are these weights sound?"
+                    raise ConfigError([Problem("WEIGHTS", message)])
                 writer.write({**sample, IMAGE_EMBEDDING: embedding})
         writer.end_shard()
     return images, skipped
 
 
-def _settle(written: Results, results: Results, destination: Destination, plan: Plan, job: Embedding) -> None:
+def _settle(
+    outcomes: Sequence[Results | Exception], results: Results, destination: Destination, plan: Plan, job: EmbedJob
+) -> None:
     """Make the parts of a round count, and name what they left out.
 
     Raises:
-        ConfigError: more was left out than is allowed.
+        ConfigError: one of them failed, or more was left out than is allowed.
     """
-    for name, result in written.items():
-        conversion.settle(name, result, destination)
-        results[name] = result
-        for record in result.skipped:
-            log.warning("%s is left out: %s (%s)", record["id"], record["reason"], record["source"])
+    for outcome in outcomes:
+        if isinstance(outcome, ConfigError):
+            raise outcome
+        if isinstance(outcome, Exception):
+            raise ConfigError([Problem("DATA" if isinstance(outcome, ShardError) else "OUT", str(outcome))])
+        for name, result in outcome.items():
+            conversion.settle(name, result, destination)
+            results[name] = result
+            for record in result.skipped:
+                log.warning("%s is left out: %s (%s)", record["id"], record["reason"], record["source"])
     bad = sum(len(result.skipped) for result in results.values())
     if bad > job.max_bad * plan.samples:
         conversion.write_skipped([*results.values()], destination)
@@ -293,7 +319,7 @@ def _settle(written: Results, results: Results, destination: Destination, plan: 
         raise ConfigError([Problem("DATA", message)])
 
 
-def _conclude(plan: Plan, results: Results, destination: Destination, job: Embedding) -> dict[str, int]:
+def _conclude(plan: Plan, results: Results, destination: Destination, job: EmbedJob) -> dict[str, int]:
     """Write what makes the parts a dataset; its counts."""
     in_order = {part.name: results[part.name] for part in parts_of(plan.index, job.part_size)}
     shards = conversion.shards_of(in_order)

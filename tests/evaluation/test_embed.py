@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from maws_composer.registry import lookup
 from maws_composer.stages.pixels import normalize
 from tests.data.shards import png
 from tests.processes import ROOT, free_port
+from tests.s3_server import S3Server, rclone
 from tests.weights.saved import autoencoder, save_run
 
 COUNT = 300
@@ -125,6 +127,30 @@ def test_cut_off_with_two_processes_it_goes_on_with_one_to_the_same_bytes(folder
     assert code == 0, output
     assert before and all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     assert contents(folder / "cut") == contents(whole)
+
+
+@pytest.mark.skipif(rclone() is None, reason="rclone is not installed")
+def test_in_object_storage_they_are_the_same_and_a_damaged_shard_is_named(
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with S3Server(tmp_path / "storage") as server:
+        bucket = server.bucket("bucket")
+        shutil.copytree(folder / "images", bucket / "images")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        shard = bucket / "images" / "shard.00009.mds"
+        sound = shard.read_bytes()
+        shard.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        code, output = embed(folder, "s3://bucket/images", "s3://bucket/embeddings")
+        told = " ".join(output.split())
+        assert code == 2 and f"DATA s3://bucket/images/{shard.name} is damaged: its sha1 is not that of the" in told
+        assert not (bucket / "embeddings" / "index.json").exists()
+        shard.write_bytes(sound)
+        code, output = embed(folder, "s3://bucket/images", "s3://bucket/embeddings")
+        assert code == 0, output
+        arrived, local = contents(bucket / "embeddings"), contents(whole)
+        assert all(arrived[name] == local[name] for name in local if name != DATASET_FILE)
+        assert not [*(folder / "scratch").glob("embed-*")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
