@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("weights", metavar="WEIGHTS", help="of the encoder: as for evaluate.py")
     embed.add_argument("data", metavar="DATA", help="folder or address of MDS shards with image, id and caption")
     embed.add_argument("out", metavar="OUT", help="a new folder that all processes see, or s3://…, gs://…, oci://…")
-    embed.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="such as caption=text")
+    embed.add_argument(
+        "--column", action="append", type=_column, default=[], metavar="OURS=THEIRS", help="such as caption=text"
+    )
     embed.add_argument("--image-size", type=_positive, help="side of the crop in pixels (default: that of the weights)")
     embed.add_argument("--resize", type=_positive, help="shorter side before the crop (default: the crop's)")
     embed.add_argument("--precision", choices=["fp32", "tf32", "amp_bf16"], default="fp32", help="(default: fp32)")
@@ -76,8 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     embed.set_defaults(run=_embed)
 
-    report = commands.add_parser("report", help="write report.html of a run from its metrics and pictures")
-    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report = commands.add_parser("report", help="write report.html of a run, or one page about several")
+    report.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="local folder of a run")
+    report.add_argument(
+        "--evaluations", default="evaluations", metavar="FOLDER",
+        help="where results of evaluate.py are, of these runs and others (default: %(default)s)",
+    )  # fmt: skip
+    report.add_argument("--out", type=Path, help="of several runs: the page (default: comparison.html)")
     report.set_defaults(run=_report)
 
     export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
@@ -86,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
     export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     export.set_defaults(run=_export)
+
+    tower = commands.add_parser("text-tower", help="a small text tower of your own: vocabulary and configuration")
+    tower.add_argument("data", metavar="DATA", help="local MDS folder with captions")
+    tower.add_argument("out", type=Path, metavar="OUT", help="a new folder, for model.text.name")
+    tower.add_argument("--vocabulary", type=_positive, default=8000, help="pieces at most (default: %(default)s)")
+    tower.add_argument("--width", type=_positive, default=256, help="(default: %(default)s)")
+    tower.add_argument("--depth", type=_positive, default=4, help="(default: %(default)s)")
+    tower.add_argument("--heads", type=_positive, default=4, help="(default: %(default)s)")
+    tower.set_defaults(run=_text_tower)
     return parser
 
 
@@ -134,10 +150,9 @@ def _embed(options: argparse.Namespace) -> int:
     logging.getLogger("maws_composer").setLevel(logging.INFO)
     _load_plugins(options.code_path)
     place = "remote" if "://" in options.data else "local"
-    columns = dict(column.split("=", 1) for column in options.column)
     job = EmbedJob(
         weights=options.weights,
-        data=EvalData(**{place: options.data}, columns=columns, resize=options.resize),
+        data=EvalData(**{place: options.data}, columns=dict(options.column), resize=options.resize),
         out=options.out,
         image_size=options.image_size,
         precision=options.precision,
@@ -153,10 +168,17 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from maws_composer.reporting.comparison import write_comparison
     from maws_composer.reporting.report import write_report
 
-    _require_run(options.run_folder)
-    print(write_report(options.run_folder))
+    for folder in options.run_folders:
+        _require_run(folder)
+    if len(options.run_folders) > 1:
+        print(write_comparison(options.run_folders, options.evaluations, options.out or Path("comparison.html")))
+    elif options.out:
+        raise ConfigError([Problem("--out", "is for several runs; the page of one is its report.html")])
+    else:
+        print(write_report(options.run_folders[0], options.evaluations))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -164,6 +186,13 @@ def _export(options: argparse.Namespace) -> None:
 
     _load_plugins(options.code_path)
     print(f"{export(options.source, options.to, options.out)} -> {options.out}")
+
+
+def _text_tower(options: argparse.Namespace) -> None:
+    from maws_composer.weights.new_text_tower import new_text_tower
+
+    shape = {name: getattr(options, name) for name in ("vocabulary", "width", "depth", "heads")}
+    print(f"{new_text_tower(options.data, options.out, **shape):,} pieces -> {options.out}")
 
 
 def _load_plugins(code_paths: list[str]) -> None:
@@ -183,6 +212,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return int(text)
+
+
+def _column(text: str) -> tuple[str, str]:
+    ours, _, theirs = text.partition("=")
+    if ours not in ("image", "id", "caption") or not theirs:
+        raise argparse.ArgumentTypeError(f"expected image=, id= or caption= and its name in the shards, got {text}")
+    return ours, theirs
 
 
 def _count(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.classes import CLASSES_FILE, Classes, ClassesFileError
 from maws_composer.data.columns import DATASET_FILE, DatasetFileError
-from maws_composer.data.index import read_dataset_file, read_file
+from maws_composer.data.index import read_bytes, read_dataset_file, read_file
 from maws_composer.data.sources import Shards
 
 
