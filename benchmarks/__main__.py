@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks import epoch_order, label_loss, labels, training_step
+from benchmarks import embeddings, epoch_order, label_loss, labels, training_step
 
 if __name__ == "__main__":
     epoch_order.main([])
@@ -10,5 +10,6 @@ if __name__ == "__main__":
     label_loss.main([])
     if torch.cuda.is_available():
         training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
+        embeddings.main([])
     else:
-        print("benchmarks.training_step: no GPU, and its default is a recipe for one; name a smaller recipe")
+        print("training_step, embeddings: no GPU, and their defaults are recipes for one; name smaller ones")

@@ -5,7 +5,7 @@
 
 Method: the recipe as it stands, and each variant, in a process of its own, in turn, three times; medians are compared.
 A process builds the stage, shards it over one GPU as train.py does, and makes the steps of training (forward,
-backward, clipping, AdamW) on one batch of generated images that is on the device already: what is measured is the step,
+backward, clipping, AdamW) on one generated batch that is on the device already: what is measured is the step,
 not the loader. Warm-up steps, and compiling, are left out. MFU counts three forward passes against the nominal dense
 peak of the precision; recomputed activations do not count. `--depth` cuts the encoder, for sizes that do not fit.
 """
@@ -60,7 +60,7 @@ def run_once(options: argparse.Namespace) -> None:
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, device)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
-    batch = _generated(batch_size, run.model["image_size"], device)
+    batch = _generated(run, batch_size, device)
     for _ in range(options.warm_up):
         _step(stage, optimizer, batch, run)
     _wait(device)
@@ -86,13 +86,26 @@ def _cut(size: str, depth: int) -> str:
     return name
 
 
-def _generated(size: int, image_size: int, device: Any) -> dict[str, Any]:
+def _generated(run: Any, size: int, device: Any) -> dict[str, Any]:
+    """What the stage reads: images or their embeddings, and with captions the tokens of long ones."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, image_size, image_size), dtype=torch.uint8, generator=generator)
+    from maws_composer.planning.plan import columns_of
+    from maws_composer.registry import lookup
+
+    generator, columns = torch.Generator().manual_seed(0), columns_of(run)
     numbers = torch.arange(size)
-    batch = {"image": images, "position": numbers, "epoch": torch.zeros_like(numbers), "valid": numbers >= 0}
+    batch = {"position": numbers, "epoch": torch.zeros_like(numbers), "valid": numbers >= 0}
+    if "image_embedding" in columns:
+        width = lookup("size", run.model["size"]).builder.width
+        batch["image_embedding"] = torch.randn(size, width, generator=generator)
+    else:
+        side = run.model["image_size"]
+        batch["image"] = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    if "caption" in columns:
+        length = run.model["text"].context_length
+        batch["input_ids"] = torch.randint(4, 1000, (size, length), generator=generator)  # in any vocabulary
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     return {name: values.to(device) for name, values in batch.items()}
 
 

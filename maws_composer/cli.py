@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command; returns the exit code: 2 for mistakes in a configuration."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        code: int | None = options.run(options)
     except ConfigError as error:
         print(format_problems(getattr(options, "config", options.command), error.problems), file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +51,32 @@ def _parser() -> argparse.ArgumentParser:
         "--min-images", type=_positive, default=8, help="of a hashtag that counts (default: %(default)s)"
     )
     probe.set_defaults(run=_probe)
+
+    embed = commands.add_parser(
+        "embed",
+        help="image embeddings of a captioned dataset, for LiT with model.image_embeddings",
+        description="Run an encoder once over a dataset of images with captions, and write its output in fp16, beside "
+        "the captions, as a new dataset. On several GPUs, or processes: composer -n 8 -m maws_composer.cli embed ... "
+        "The same command goes on with what was interrupted, with any number of processes.",
+    )
+    embed.add_argument("weights", metavar="WEIGHTS", help="of the encoder: as for evaluate.py")
+    embed.add_argument("data", metavar="DATA", help="folder or address of MDS shards with image, id and caption")
+    embed.add_argument("out", metavar="OUT", help="a new folder that all processes see, or s3://…, gs://…, oci://…")
+    embed.add_argument(
+        "--column", action="append", type=_column, default=[], metavar="OURS=THEIRS", help="such as caption=text"
+    )
+    embed.add_argument("--image-size", type=_positive, help="side of the crop in pixels (default: that of the weights)")
+    embed.add_argument("--resize", type=_positive, help="shorter side before the crop (default: the crop's)")
+    embed.add_argument("--precision", choices=["fp32", "tf32", "amp_bf16"], default="fp32", help="(default: fp32)")
+    embed.add_argument("--keep-images", action="store_true", help="write the images too")
+    embed.add_argument("--batch-size", type=_positive, default=64, help="of one device (default: %(default)s)")
+    embed.add_argument("--workers", type=_count, default=8, help="per device, to decode (default: %(default)s)")
+    embed.add_argument("--part-size", type=_positive, default=10_000, help="images at least (default: %(default)s)")
+    embed.add_argument("--max-bad", type=_share, default=0.01, help="samples left out at most (default: %(default)s)")
+    embed.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote to OUT (a folder)")
+    embed.add_argument("--scratch", type=Path, default=Path("/tmp/maws_composer"), help="local disk for caches")
+    embed.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
+    embed.set_defaults(run=_embed)
 
     report = commands.add_parser("report", help="write report.html of a run, or one page about several")
     report.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="local folder of a run")
@@ -118,6 +145,36 @@ def _probe(options: argparse.Namespace) -> None:
         print(f"{name:<16} mAP {result.mean_average_precision:.3f} over {result.labels} hashtags")
 
 
+def _embed(options: argparse.Namespace) -> int:
+    from maws_composer.resilience.orphans import end_with_launcher
+
+    end_with_launcher()  # before the slow imports: a launcher may be killed during them
+
+    from maws_composer.data.settings import EvalData
+    from maws_composer.evaluation.embed import EmbedJob, embed
+    from maws_composer.parallel.leave import work_and_leave
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("maws_composer").setLevel(logging.INFO)
+    _load_plugins(options.code_path)
+    place = "remote" if "://" in options.data else "local"
+    job = EmbedJob(
+        weights=options.weights,
+        data=EvalData(**{place: options.data}, columns=dict(options.column), resize=options.resize),
+        out=options.out,
+        image_size=options.image_size,
+        precision=options.precision,
+        keep_images=options.keep_images,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        part_size=options.part_size,
+        max_bad=options.max_bad,
+        overwrite=options.overwrite,
+        scratch=options.scratch,
+    )
+    return work_and_leave("maws-composer embed", lambda: embed(job))
+
+
 def _report(options: argparse.Namespace) -> None:
     from maws_composer.reporting.comparison import write_comparison
     from maws_composer.reporting.report import write_report
@@ -170,6 +227,17 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return int(text)
+
+
+def _column(text: str) -> tuple[str, str]:
+    ours, _, theirs = text.partition("=")
+    if ours not in ("image", "id", "caption") or not theirs:
+        raise argparse.ArgumentTypeError(f"expected image=, id= or caption= and its name in the shards, got {text}")
+    return ours, theirs
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _share(text: str) -> float:

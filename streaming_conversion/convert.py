@@ -1,16 +1,13 @@
 """A source into a destination: parts first, then what describes them, and `index.json` last.
 
-A conversion that ends before, for whatever reason, leaves no `index.json`, and the same command goes on with it: each
-finished part has a marker in `.conversion/`.
+A conversion that ends before, for whatever reason, leaves no `index.json`, and the same command goes on with it.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +17,22 @@ from numpy.typing import NDArray
 
 from maws_composer.data.columns import CAPTION, DATASET_FILE, HASHTAGS, DatasetFile, DatasetFileError, Group
 from streaming_conversion import VERSION
-from streaming_conversion.destination import INDEX, STATE, Destination, open_destination
+from streaming_conversion.destination import INDEX, Destination, open_destination
 from streaming_conversion.groups import describe_group
 from streaming_conversion.parts import PartResult, PartTask
 from streaming_conversion.problems import ConversionError, counted
 from streaming_conversion.processes import Progress, write_parts
+from streaming_conversion.resuming import (
+    SKIPPED,
+    differences,
+    finished_parts,
+    prepare,
+    settle,
+    shards_of,
+    write_index,
+    write_skipped,
+)
 from streaming_conversion.source import Source
-
-SETTINGS = f"{STATE}/settings.json"
-SKIPPED = "skipped.jsonl"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def finished(source: Source, address: str, options: Options) -> bool:
             dataset = DatasetFile.from_json(destination.read(DATASET_FILE) or b"")
         except DatasetFileError:
             return False
-    return not _differences(dataset, _describe(source, options))
+    return not differences(dataset, _describe(source, options))
 
 
 def convert(source: Source, address: str, options: Options) -> Summary:
@@ -108,7 +112,7 @@ def convert(source: Source, address: str, options: Options) -> Summary:
         raise ConversionError("there are no images to convert")
     destination = open_destination(address, options.scratch)
     with destination.lock():
-        _prepare(destination, _describe(source, options), options.overwrite)
+        prepare(destination, _describe(source, options), options.overwrite)
         return _convert(source, destination, options)
 
 
@@ -125,59 +129,21 @@ def _describe(source: Source, options: Options) -> DatasetFile:
     )
 
 
-def _prepare(destination: Destination, dataset: DatasetFile, overwrite: bool) -> None:
-    """See to it that the destination is empty, or holds the beginning of this very conversion."""
-    if overwrite:
-        destination.clear()
-    if destination.read(INDEX) is not None:
-        raise ConversionError(f"{destination.name} holds a finished dataset; --overwrite replaces it")
-    begun = destination.read(SETTINGS)
-    if begun is None:
-        destination.require_unused()
-        destination.write(SETTINGS, dataset.to_json().encode())
-        return
-    if differences := _differences(DatasetFile.from_json(begun), dataset):
-        raise ConversionError(
-            f"{destination.name} holds the beginning of another conversion; go on with the same source and settings, "
-            "or begin anew with --overwrite",
-            differences,
-        )
-
-
-def _differences(begun: DatasetFile, now: DatasetFile) -> list[str]:
-    """What decides the bytes and is not the same."""
-    then_values = {"reader": begun.reader, "converter": begun.converter_version, "columns": sorted(begun.columns)}
-    now_values = {"reader": now.reader, "converter": now.converter_version, "columns": sorted(now.columns)}
-    then_values |= begun.settings
-    now_values |= now.settings
-    differences = [
-        f"{key} was {then_values.get(key)}, is {now_values.get(key)}"
-        for key in sorted(then_values.keys() | now_values.keys())
-        if then_values.get(key) != now_values.get(key)
-    ]
-    if begun.source_digest != now.source_digest:
-        then, current = (each.counts.get("source_images", 0) for each in (begun, now))
-        numbers = f"{then:,} images then, {current:,} now" if then != current else "as many images, not the same"
-        differences.append(f"the source has changed: {numbers}")
-    return differences
-
-
 def _convert(source: Source, destination: Destination, options: Options) -> Summary:
     began = time.monotonic()
     tasks = _tasks(source, destination, options)
-    results = _finished_parts(tasks, destination)
+    results = finished_parts([task.name for task in tasks], destination)
     before = sum(result.images for result in results.values())
     bad = sum(len(result.skipped) for result in results.values())
 
-    def settle(task: PartTask, result: PartResult) -> None:
-        destination.settle_part(task.name)
-        destination.write(_marker(task), json.dumps(result.to_json()).encode())
+    def keep(task: PartTask, result: PartResult) -> None:
+        settle(task.name, result, destination)
         results[task.name] = result
         _require_few_bad(destination, source, options, list(results.values()))
 
     with Progress(len(source.entries), before + bad) as progress:
         _require_few_bad(destination, source, options, list(results.values()))
-        write_parts([task for task in tasks if task.name not in results], options.processes, progress, settle)
+        write_parts([task for task in tasks if task.name not in results], options.processes, progress, keep)
     dataset = _write_whole(source, destination, options, {task.name: results[task.name] for task in tasks})
     return Summary(destination.name, dataset, dataset.counts["images"] - before, time.monotonic() - began)
 
@@ -193,30 +159,10 @@ def _tasks(source: Source, destination: Destination, options: Options) -> list[P
     return tasks
 
 
-def _marker(task: PartTask) -> str:
-    return f"{STATE}/{task.name}.json"
-
-
-def _finished_parts(tasks: Sequence[PartTask], destination: Destination) -> dict[str, PartResult]:
-    """The parts that have a marker, and the files which it names."""
-
-    def result(task: PartTask) -> PartResult | None:
-        marker = destination.read(_marker(task))
-        if marker is None:
-            return None
-        found = PartResult(**json.loads(marker))
-        files = {f"{task.name}/{info['basename']}": info["bytes"] for info in (s["raw_data"] for s in found.shards)}
-        return found if destination.holds(files) else None
-
-    with ThreadPoolExecutor(16) as pool:  # one request each, in object storage
-        found = pool.map(result, tasks)
-        return {task.name: each for task, each in zip(tasks, found, strict=True) if each is not None}
-
-
 def _require_few_bad(destination: Destination, source: Source, options: Options, results: Sequence[PartResult]) -> None:
     skipped = [record for result in results for record in result.skipped]
     if len(skipped) > options.max_bad * len(source.entries):
-        destination.write(SKIPPED, _skipped_lines(skipped))
+        write_skipped(results, destination)
         raise ConversionError(
             f"{len(skipped):,} of {counted(len(source.entries), 'image')} cannot be used so far, more than --max-bad "
             f"{options.max_bad:g}; all of them are in {destination.name}/{SKIPPED}; nothing was finished",
@@ -224,18 +170,13 @@ def _require_few_bad(destination: Destination, source: Source, options: Options,
         )
 
 
-def _skipped_lines(skipped: Sequence[dict[str, str]]) -> bytes:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in skipped).encode()
-
-
 def _write_whole(
     source: Source, destination: Destination, options: Options, parts: dict[str, PartResult]
 ) -> DatasetFile:
-    """Write what makes the parts a dataset; the index last, since it is what readers look for."""
+    """Write what makes the parts a dataset."""
     results = list(parts.values())
-    shards = [_in_root(shard, name) for name, result in parts.items() for shard in result.shards]
-    skipped = [record for result in results for record in result.skipped]
-    destination.write(SKIPPED, _skipped_lines(skipped))
+    shards = shards_of(parts)
+    write_skipped(results, destination)
     if not shards:
         raise ConversionError(f"no image of the source can be used; see {destination.name}/{SKIPPED}")
     begun = _describe(source, options)
@@ -245,9 +186,7 @@ def _write_whole(
     labelling_files = source.labelling.files if source.labelling else {}
     for name, content in {**source.files, **labelling_files}.items():
         destination.write(name, content)
-    destination.write(DATASET_FILE, dataset.to_json().encode())
-    destination.write(INDEX, json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode())
-    destination.finish()
+    write_index(dataset, shards, destination)
     return dataset
 
 
@@ -273,12 +212,6 @@ def _frequencies(source: Source, run: slice, result: PartResult) -> NDArray[np.f
         return frequencies
     left_out = {record["id"] for record in result.skipped}
     return frequencies[[entry.id not in left_out for entry in source.entries[run]]]
-
-
-def _in_root(shard: dict[str, Any], part: str) -> dict[str, Any]:
-    """A shard's entry in the index of the dataset, made from its entry in the index of its part."""
-    raw = shard["raw_data"]
-    return shard | {"raw_data": raw | {"basename": f"{part}/{raw['basename']}"}}
 
 
 def _counts(source: Source, results: Sequence[PartResult], shards: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class PartWriter(MDSWriter):
     """MDSWriter, with two cures, each with a test that fails when it is no longer needed.
 
     A picture larger than a shard made an empty shard before it; a failed upload was an exception without its reason.
-    Not to be used in a `with`: it writes an index that looks whole after an exception, too.
+    Not to be used in a `with` by itself: it writes an index that looks whole after an exception, too.
     """
 
     upload_error: BaseException | None = None
@@ -79,13 +80,50 @@ class PartWriter(MDSWriter):
         if self.new_samples:
             super().flush_shard()
 
+    def end_shard(self) -> None:
+        """Put the next sample into a new shard."""
+        self.flush_shard()
+        self._reset_cache()
+
     def exception_callback(self, future: Future[Any]) -> None:
         self.upload_error = self.upload_error or future.exception()
         super().exception_callback(future)
 
 
+@contextmanager
+def open_part(
+    folder: Path, remote: str | None, columns: dict[str, str], shard_bytes: int | None
+) -> Iterator[PartWriter]:
+    """A writer of a part's shards and its `index.json`, in place of what an interrupted conversion left there.
+
+    Args:
+        folder, remote, columns: see `PartTask`.
+        shard_bytes: largest size of a shard; None: where it ends is said by `end_shard`.
+
+    Raises:
+        ConversionError: a shard could not be uploaded.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = PartWriter(
+        columns=columns,
+        out=(str(folder), remote) if remote else str(folder),
+        hashes=["sha1"],
+        size_limit=shard_bytes,
+        retry=UPLOAD_ATTEMPTS,
+        max_workers=4,
+    )
+    try:
+        yield writer
+        writer.finish()
+    except BaseException as error:
+        writer.cancel_future_jobs()
+        if writer.upload_error is not None:
+            raise ConversionError(f"{remote}: the upload failed: {writer.upload_error}") from error
+        raise
+
+
 def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
-    """Write the part's shards and its `index.json`, replacing what an interrupted conversion left there.
+    """Write the samples of a part.
 
     Args:
         task: what to write.
@@ -94,24 +132,8 @@ def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
     Raises:
         ConversionError: a picture could not be read, or a shard not be uploaded.
     """
-    shutil.rmtree(task.folder, ignore_errors=True)
-    out = (str(task.folder), task.remote) if task.remote else str(task.folder)
-    writer = PartWriter(
-        columns=task.columns,
-        out=out,
-        hashes=["sha1"],
-        size_limit=task.shard_bytes,
-        retry=UPLOAD_ATTEMPTS,
-        max_workers=4,
-    )
-    try:
+    with open_part(task.folder, task.remote, task.columns, task.shard_bytes) as writer:
         result = _write_samples(task, writer, tick)
-        writer.finish()
-    except BaseException as error:
-        writer.cancel_future_jobs()
-        if writer.upload_error is not None:
-            raise ConversionError(f"{task.remote}: the upload failed: {writer.upload_error}") from error
-        raise
     return replace(result, shards=writer.shards)
 
 

@@ -33,6 +33,16 @@ WSP_PARAMETERS = {
     "wsp_vit2b": 1_890_408_960 + 71_708_000,
     "wsp_vit6.5b": 6_447_632_384 + 114_716_000,
 }
+# FACTS 2.1 and 6.4: the image tower, locked; the text tower with one row of token types; two projections, the scale
+BASE, LARGE = 277_452_288 + 768, 558_839_808 + 1024
+LIT_PARAMETERS = {
+    "lit_vitb": (85_798_656, BASE + (768 + 768) * 768 + 1),
+    "lit_vitl": (303_301_632, LARGE + (1024 + 1024) * 1024 + 1),
+    "lit_vith": (630_764_800, LARGE + (1280 + 1024) * 1024 + 1),
+    "lit_vit2b": (1_890_408_960, LARGE + (2560 + 1024) * 2048 + 1),
+    "lit_vit6.5b": (6_447_632_384, LARGE + (4096 + 1024) * 4096 + 1),
+}
+KNOWN = PARAMETERS | WSP_PARAMETERS | {name: sum(counts) for name, counts in LIT_PARAMETERS.items()}
 
 
 def load(recipe: Path):
@@ -49,12 +59,14 @@ def test_a_recipe_builds_on_the_meta_device(recipe: Path) -> None:
         stage = build(lookup("stage", run.stage), run.model, run)
     counted = sum(parameter.numel() for parameter in stage.parameters())
     assert counted == workload_of(run).parameters.total
-    assert counted == (PARAMETERS | WSP_PARAMETERS).get(recipe.stem, counted)
+    assert counted == KNOWN.get(recipe.stem, counted)
+    trained = sum(parameter.numel() for parameter in stage.parameters() if parameter.requires_grad)
+    assert trained == workload_of(run).parameters.trainable
     assert all(parameter.is_meta for parameter in stage.parameters())
 
 
 def test_every_size_has_a_recipe() -> None:
-    assert {recipe.stem for recipe in RECIPES} >= {*PARAMETERS, *WSP_PARAMETERS}
+    assert {recipe.stem for recipe in RECIPES} >= {*KNOWN}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -82,7 +94,28 @@ def test_a_recipe_says_what_is_known_of_wsp(name: str) -> None:
     assert run.data.train.resampling.epoch_size == samples(run.max_duration) == 5_000_000_000
 
 
-@pytest.mark.parametrize("name", [*PARAMETERS, *WSP_PARAMETERS])
+@pytest.mark.parametrize("name", LIT_PARAMETERS)
+def test_a_recipe_says_what_is_known_of_lit(name: str) -> None:
+    """FACTS 6: the paper's locked tower, CLIP loss and 3 B pairs, the released code's context, and LiT's values."""
+    run = load(ROOT / "yamls" / f"{name}.yaml").run
+    text = run.model["text"]
+    assert text.name == f"FacebookAI/xlm-roberta-{'base' if name == 'lit_vitb' else 'large'}"
+    assert text.pretrained and text.context_length == 102 and text.dropout == 0
+    assert run.model["lock_image_tower"] and run.model["loss"] == "softmax"
+    assert run.model["embed_dim"] == {"lit_vitb": 768, "lit_vit2b": 2048, "lit_vit6.5b": 4096}.get(name, 1024)
+    assert run.global_train_batch_size == 32_768 and run.gradient_clip == 1.0
+    assert run.optimizer.base_lr * run.global_train_batch_size / 256 == pytest.approx(1e-3)
+    assert run.data.train.central_crop
+    assert samples(run.max_duration) == 3_000_000_000
+    assert workload_of(run).parameters.trainable == LIT_PARAMETERS[name][1]
+    embedded = load_with_ours(
+        ROOT / "yamls" / f"{name}.yaml", ["data.train.remote=s3://bucket/embedded", "model.image_embeddings=true"]
+    ).run
+    assert workload_of(embedded).parameters.total == LIT_PARAMETERS[name][1]
+    assert workload_of(embedded).training_flops < 0.7 * workload_of(run).training_flops
+
+
+@pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("gpus", [64, 32, 8])
 def test_a_recipe_fits_80_gb_on_what_is_left(name: str, gpus: int) -> None:
     run = load(ROOT / "yamls" / f"{name}.yaml").run

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.classes import CLASSES_FILE, Classes, ClassesFileError
-from maws_composer.data.columns import DATASET_FILE, DatasetFile, DatasetFileError
-from maws_composer.data.index import NO_FILE, read_bytes, read_file, reason
+from maws_composer.data.columns import DATASET_FILE, DatasetFileError
+from maws_composer.data.index import read_bytes, read_dataset_file, read_file
 from maws_composer.data.sources import Shards
 
 
@@ -71,22 +71,10 @@ def _read_classes(source: Shards, timeout: float) -> Classes:
     path = source.path(CLASSES_FILE)
     try:
         classes = Classes.from_json(read_file(source, CLASSES_FILE, timeout))
-        dataset = _read_dataset_file(source, timeout)
+        dataset = read_dataset_file(source, timeout)
     except (ClassesFileError, DatasetFileError) as error:
         raise ConfigError([Problem(source.where, f"{source.address}: {error}")]) from error
     if dataset is not None and dataset.classes != classes.digest():
         message = f"{path} is the classes.json of another dataset: {DATASET_FILE} beside it names other classes"
         raise ConfigError([Problem(source.where, message)])
     return classes
-
-
-def _read_dataset_file(source: Shards, timeout: float) -> DatasetFile | None:
-    """`dataset.json`; None for shards that others wrote, which have none."""
-    try:
-        text = read_bytes(source, DATASET_FILE, timeout)
-    except Exception as error:  # every kind of object storage has its own
-        if reason(error) == NO_FILE:
-            return None
-        message = f"{source.path(DATASET_FILE)} is not readable: {reason(error)}"
-        raise ConfigError([Problem(source.where, message)]) from error
-    return DatasetFile.from_json(text)

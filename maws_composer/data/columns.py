@@ -89,6 +89,7 @@ class DatasetFile:
         source_digest: changes when any sample of the source changes.
         settings: everything else that decides which bytes are written.
         counts: images, shards, bytes, skipped, and images without a hashtag or caption.
+        encoder: fingerprint of the encoder that `image_embedding` is of; None without embeddings.
         classes: `Classes.digest()` of the `classes.json` that the labels are numbered by; None without labels.
         groups: for resampling, all shards in the order of `index.json`; [] without.
     """
@@ -100,6 +101,7 @@ class DatasetFile:
     source_digest: str
     settings: dict[str, Any]
     counts: dict[str, int] = field(default_factory=dict)
+    encoder: str | None = None
     classes: str | None = None
     groups: list[Group] = field(default_factory=list)
     format_version: int = FORMAT_VERSION

@@ -134,6 +134,23 @@ def read_file(source: Shards, basename: str, timeout: float) -> bytes:
         raise ConfigError([Problem(source.where, f"{source.address} is not readable: {why}")]) from error
 
 
+def read_dataset_file(source: Shards, timeout: float) -> columns.DatasetFile | None:
+    """`dataset.json`; None for shards that others wrote, which have none.
+
+    Raises:
+        ConfigError: it cannot be read.
+        DatasetFileError: it is damaged, or of a later format.
+    """
+    try:
+        text = read_bytes(source, columns.DATASET_FILE, timeout)
+    except Exception as error:  # every kind of object storage has its own
+        if reason(error) == NO_FILE:
+            return None
+        message = f"{source.path(columns.DATASET_FILE)} is not readable: {reason(error)}"
+        raise ConfigError([Problem(source.where, message)]) from error
+    return columns.DatasetFile.from_json(text)
+
+
 def read_bytes(source: Shards, basename: str, timeout: float) -> bytes:
     """A file of the set of shards."""
     if source.remote is None:

@@ -63,10 +63,9 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         ConfigError: see `SampleDataset`.
     """
     data = run.data.train
-    transform = RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
     dataset = _dataset(
         "train", training_shards(data), data, run,
-        transform=transform,
+        transform=_train_transform(run),
         make_order=partial(train_order, data, run.seed, run.global_train_batch_size),
         global_batch_size=run.global_train_batch_size,
         canonical_nodes=data.num_canonical_nodes,
@@ -206,6 +205,13 @@ def _dataset(
         predownload=run.speed.predownload,
         num_classes=num_classes,
     )
+
+
+def _train_transform(run: Run) -> Transform:
+    size, data = run.model["image_size"], run.data.train
+    if data.central_crop:
+        return ResizeAndCrop(size, size)
+    return RandomCropAndFlip(run.seed, size, data.crop_scale, data.crop_ratio, data.flip)
 
 
 def _num_classes(run: Run, columns: Sequence[str]) -> int | None:

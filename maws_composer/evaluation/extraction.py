@@ -25,6 +25,7 @@ from maws_composer.evaluation.features import Extracted, Features
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.stages.pixels import normalize
+from maws_composer.weights.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +108,9 @@ def cached_features(
 
 
 def digest(encoder: VisionTransformer) -> str:
-    """Changes with any weight."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        total.update(name.encode())
-        total.update(memoryview(tensor.contiguous().view(torch.uint8).numpy()))
-    return total.hexdigest()
+    """Changes with any weight. Of an encoder on the CPU."""
+    weights = encoder.state_dict()
+    return fingerprint(weights, weights.__getitem__)
 
 
 class _Kept:

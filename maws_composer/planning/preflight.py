@@ -12,6 +12,7 @@ from maws_composer.config.run import Run
 from maws_composer.data.preflight import check_data
 from maws_composer.planning.plan import columns_of, memory_of, workload_of
 from maws_composer.weights.beginning import check_beginning
+from maws_composer.weights.embedded import check_embeddings
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +23,11 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     Raises:
         ConfigError: with all problems at once.
     """
-    data = check_data(loaded.run, world_size, nodes, columns_of(loaded.run))
+    columns = columns_of(loaded.run)
+    data = check_data(loaded.run, world_size, nodes, columns)
     model = check_model(loaded.run, world_size)
     source = [] if model else check_beginning(loaded.run)
-    problems = [*model, *source, *data.problems]
+    problems = [*model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
     if problems:
         raise ConfigError(loaded.locate(problems))
     log.info("%s", data.epoch)

@@ -19,7 +19,7 @@ from maws_composer.data.captions import CaptionTokenizer, tokenizer_problems
 from maws_composer.data.preflight import check_data
 from tests.data import reader
 from tests.data.shards import png, write_shards
-from tests.tokenizer import write_tokenizer
+from tests.text_towers import train_tokenizer
 
 CAPTIONS = [f"a {color} {animal}" for color in ("red", "green", "blue") for animal in ("cat", "dog", "bird", "fish")]
 CAPTIONS += ["ein grüner Vogel", "猫", "طائر أحمر", "a very small photo of a red cat and of a green dog"]
@@ -28,7 +28,9 @@ CONTEXT = 8
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small", CAPTIONS)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(CAPTIONS).save_pretrained(folder)
+    return folder
 
 
 def write_captioned(folder: Path, captions: Sequence[str | bytes]) -> Path:

@@ -1,0 +1,95 @@
+"""LiT on embeddings computed once learns as LiT on the images does, and only from those of its own image tower."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from numpy.testing import assert_allclose
+
+from maws_composer.models.sizes import SIZES
+from tests.captioned import captions, write_captioned
+from tests.processes import ROOT
+from tests.runs import Runs
+from tests.test_training import RECORD_IDS, ids_per_batch
+from tests.text_towers import write_text_tower
+from tests.weights.saved import autoencoder, save_run
+
+GLOBAL_BATCH, STEPS, IMAGES = 16, 14, 96
+
+
+@pytest.fixture(scope="module")
+def lit(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs on images without augmentation, and beside them `embeddings` of the same images."""
+    folder = tmp_path_factory.mktemp("lit")
+    images = write_captioned(folder / "images", IMAGES)
+    save_run(folder / "mae", autoencoder(SIZES["vit_micro"]), "vit_micro")
+    command = [sys.executable, "-m", "maws_composer.cli", "embed", "mae", "images", "embeddings", "--workers", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, timeout=200)
+    text = write_text_tower(folder / "text", captions(IMAGES))
+    recipe = {
+        "stage": "lit",
+        "model": {
+            "size": "vit_micro",
+            "image_size": 24,
+            "text": {"name": str(text), "context_length": 12},
+            "embed_dim": 16,
+        },
+        "initialize_from": str(folder / "mae"),
+        "data": {
+            "train": {
+                "local": str(images),
+                "num_canonical_nodes": 4,
+                "shuffle_block_size": 32,
+                "central_crop": True,
+            },
+            "eval": {"local": str(images)},
+        },
+        "global_train_batch_size": GLOBAL_BATCH,
+        "max_duration": f"{STEPS * GLOBAL_BATCH}sp",
+        "optimizer": {"base_lr": 0.03},
+        "eval_interval": "7ba",
+        "speed": {"workers": 0, "scratch_folder": str(folder / "scratch"), "device_eval_batch_size": 7},
+    }
+    runs = Runs(folder, images)
+    runs.recipe.write_text(yaml.safe_dump(recipe))
+    return runs
+
+
+def on_embeddings(lit: Runs) -> tuple[str, ...]:
+    folder = lit.folder / "embeddings"
+    return ("model.image_embeddings=true", f"data.train.local={folder}", f"data.eval.local={folder}")
+
+
+def test_losses_and_samples_are_those_of_the_images_without_augmentation(lit: Runs) -> None:
+    recorded = {name: (*RECORD_IDS, f"callbacks.record_ids.folder={lit.folder}/ids-{name}") for name in ("i", "e")}
+    images = lit("from_images", *recorded["i"])
+    # Microbatches, too, so that gradients are cached: nothing of it may ask for images.
+    embeddings = lit("from_embeddings", *on_embeddings(lit), *recorded["e"], "speed.device_train_microbatch_size=5")
+    assert images.code == 0, images.output
+    assert embeddings.code == 0, embeddings.output
+    assert len(images.losses) == STEPS and images.losses[-1] < images.losses[0]
+    assert_allclose(embeddings.losses, images.losses, rtol=1e-3)  # what fp16 leaves of an embedding
+    evaluated = [[step["metrics/eval/loss"] for step in each.steps if "metrics/eval/loss" in step] for each in
+                 (images, embeddings)]  # fmt: skip
+    assert len(evaluated[0]) == 2
+    assert_allclose(evaluated[1], evaluated[0], rtol=1e-3)
+    assert ids_per_batch(lit.folder / "ids-i") == ids_per_batch(lit.folder / "ids-e")
+
+
+def test_embeddings_of_another_encoder_are_refused_before_the_run(lit: Runs) -> None:
+    other = autoencoder(SIZES["vit_micro"])
+    with torch.no_grad():
+        other.encoder.norm.bias[0] += 1
+    save_run(lit.folder / "other", other, "vit_micro")
+    refused = lit("refused", *on_embeddings(lit), f"initialize_from={lit.folder / 'other'}")
+    told = " ".join(refused.output.split())
+    assert refused.code == 2
+    assert "has embeddings of another encoder: of mae/checkpoints/ep0-ba10 (" in told
+    assert f"and not of {lit.folder}/other/checkpoints/ep0-ba10 (" in told
+    assert not (refused.folder / "metrics.jsonl").exists()
