@@ -53,6 +53,7 @@ class GradientCaching(Callback):
         state.batch = {**embedded, **cached_gradients(whole, self._of_rows)}
 
     def batch_end(self, state: State, logger: Logger) -> None:
+        logger.log_metrics({"logit_scale/exp": state.outputs.scale.item()})
         self._clip.clamp_scale()
 
 

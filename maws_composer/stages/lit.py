@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from maws_composer.config.run import Run
 
 Batch = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 @register_stage("lit")
@@ -166,6 +169,12 @@ class LitStage(ComposerModel):
 
     def callbacks(self) -> list[Callback]:
         """What of a step lies outside of forward and loss."""
+        if dropout := self.text_settings.dropout:
+            log.warning(
+                "text.dropout=%g: on other numbers of GPUs or microbatches the order of the data stays exact, "
+                "the losses are equal in distribution only",
+                dropout,
+            )
         return [GradientCaching(self.clip, self._embed_images if self.clip.is_encoder_locked else None, self.of_rows)]
 
     def blocks(self) -> list[nn.Module]:
