@@ -42,7 +42,7 @@ def begin(stage: ComposerModel, run: Run, folder: RunFolder, resume_from: Resume
     """
     is_left_out = requires_source(run)
     whole = run.initialize_whole and resume_from is None
-    if run.initialize_from and (encoder_of(stage) or whole) and (resume_from is None or is_left_out):
+    if run.initialize_from and (whole or (encoder_of(stage) and (resume_from is None or is_left_out))):
         hand_over(run.initialize_from, stage, whole, run.initialize_resize)
     if run.initialize_from and is_left_out:
         now = {"source": run.initialize_from, "fingerprint": _fingerprint(stage)}

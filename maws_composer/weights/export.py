@@ -32,7 +32,7 @@ from maws_composer.models.text_tower import text_config
 from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
 from maws_composer.weights.files import SourceError, Weights, find_checkpoint, open_weights
 from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
-from maws_composer.weights.image_text import ImageText, is_image_text, open_image_text
+from maws_composer.weights.image_text import ImageText, is_image_text, open_image_text, require_its_tower
 from maws_composer.weights.layouts import to_maws_clip
 from maws_composer.weights.sources import open_model
 from maws_composer.weights.trained import Trained, find_trained
@@ -66,7 +66,9 @@ def export(source: str, to: str, out: Path, image_tower: str | None = None) -> s
         address = str(find_checkpoint(source)) if to == "checkpoint" else open_model(source).address
         with _whole(out) as partial:
             if to in IMAGE_TEXT_FORMATS and is_image_text(open_model(address)):
-                IMAGE_TEXT_FORMATS[to](open_image_text(address, image_tower), partial)
+                model = open_image_text(address, image_tower)
+                require_its_tower(model)
+                IMAGE_TEXT_FORMATS[to](model, partial)
             else:
                 FORMATS[to](address, partial)
     except SourceError as error:

@@ -23,6 +23,7 @@ from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.materialize import as_sharded
 from maws_composer.registry import lookup
 from maws_composer.weights.files import SourceError, Weights
+from maws_composer.weights.image_text import has_encoder, is_image_text, open_image_text, require_its_tower
 from maws_composer.weights.parts import by_part, part_of
 from maws_composer.weights.resizing import resized
 from maws_composer.weights.shapes import disagreement
@@ -49,7 +50,7 @@ def hand_over(address: str, stage: nn.Module, whole: bool = False, resize: bool 
     opened: list[Weights] = []
 
     def open_and_check() -> str:
-        source, told = account(_open(address), stage, whole, resize)
+        source, told = account(_open(address, verify=True), stage, whole, resize)
         opened.append(source)
         return told
 
@@ -65,11 +66,12 @@ def check_source(run: Run) -> list[Problem]:
     """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if none is needed."""
     if not run.initialize_from or (_will_resume(run) and not requires_source(run)):
         return []
+    whole = run.initialize_whole and not _will_resume(run)
     try:
         with torch.device("meta"):
             stage = build(lookup("stage", run.stage), run.model, run)
-        if encoder_of(stage) or run.initialize_whole:
-            account(_open(run.initialize_from), stage, run.initialize_whole, run.initialize_resize)
+        if whole or encoder_of(stage):
+            account(_open(run.initialize_from), stage, whole, run.initialize_resize)
     except ConfigError as error:
         return error.problems
     return []
@@ -79,6 +81,11 @@ def requires_source(run: Run) -> bool:
     """Whether the stage takes its encoder from `initialize_from` at every start, because no checkpoint has it."""
     stage = lookup("stage", run.stage).builder
     return hasattr(stage, "leaves_out_encoder") and stage.leaves_out_encoder(**run.model)
+
+
+def encoder_of(stage: nn.Module) -> dict[str, Tensor]:
+    """The encoder's parameters, by timm's names; none where a stage reads what it would compute."""
+    return {name.removeprefix("encoder."): tensor for name, tensor in _filled(stage, whole=False).items()}
 
 
 def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool = False) -> tuple[Weights, str]:
@@ -94,7 +101,12 @@ def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool
     ours = {name: parameter.shape for name, parameter in _filled(stage, whole).items()}
     source, changes = resized(source, ours) if resize else (source, [])
     # What an encoder has beyond ours would change what it computes.
-    theirs = {name: shape for name, shape in source.shapes.items() if name in ours or part_of(name) == "encoder"}
+    has_encoder = any(name.startswith("encoder.") for name in ours)
+    theirs = {
+        name: shape
+        for name, shape in source.shapes.items()
+        if name in ours or (has_encoder and part_of(name) == "encoder")
+    }
     if told := disagreement(source.address, theirs, ours):
         raise _problem(told)
     left = [name for name in source.shapes if name not in theirs]
@@ -106,9 +118,16 @@ def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool
     )
 
 
-def _open(address: str) -> Weights:
+def _open(address: str, verify: bool = False) -> Weights:
+    """Of a LiT run, with the tower that its checkpoint leaves out, and that is verified by reading it."""
     try:
-        return open_model(address)
+        model = open_model(address)
+        if not is_image_text(model) or has_encoder(model):
+            return model
+        both = open_image_text(address)
+        if verify:
+            require_its_tower(both)
+        return both.weights
     except SourceError as error:
         raise _problem(str(error)) from error
 
@@ -119,13 +138,6 @@ def _read_into(tensor: Tensor, opened: list[Weights], name: str) -> None:
         tensor.copy_(source.read(name))
     except Exception as error:  # each storage library has exceptions of its own
         raise _problem(f"{name} of {source.address} is not readable: {error}") from error
-
-
-def encoder_of(stage: nn.Module) -> dict[str, Tensor]:
-    """The encoder's parameters, by timm's names; none where a stage reads what it would compute."""
-    parameters = _by_model_name(stage)
-    inside = {name: tensor for name, tensor in parameters.items() if name.startswith("encoder.")}
-    return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
 
 
 def _filled(stage: nn.Module, whole: bool) -> dict[str, Tensor]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
+
+from maws_composer.checkpoints.run_folder import open_path
+from maws_composer.checkpoints.saving import ENCODER_FILE
 from maws_composer.models.sizes import ViTSize
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings
+from maws_composer.models.vit import VisionTransformer
+from maws_composer.registry import lookup
 from maws_composer.weights.files import SourceError, Weights
+from maws_composer.weights.fingerprint import fingerprint
+from maws_composer.weights.resizing import resized
 from maws_composer.weights.sources import open_model
-from maws_composer.weights.trained import find_trained
+from maws_composer.weights.trained import Trained, find_trained
 
 
 class ImageText(NamedTuple):
@@ -20,16 +30,24 @@ class ImageText(NamedTuple):
         size: of the image tower.
         image_size: side of its images in pixels.
         text: of which kind the text tower is.
+        tower: where the image tower is from.
+        fingerprint: what `encoder.json` says of it; None if the model was saved with its tower, or never had one.
     """
 
     weights: Weights
     size: ViTSize
     image_size: int
     text: TextSettings
+    tower: str
+    fingerprint: str | None
 
 
 def is_image_text(model: Weights) -> bool:
     return "text_projection.weight" in model.shapes
+
+
+def has_encoder(model: Weights) -> bool:
+    return any(name.startswith("encoder.") for name in model.shapes)
 
 
 def open_image_text(address: str, image_tower: str | None = None) -> ImageText:
@@ -47,12 +65,45 @@ def open_image_text(address: str, image_tower: str | None = None) -> ImageText:
     if not is_image_text(model):
         raise SourceError(f"{address} has no text tower")
     text = _text_settings(model)
-    has_tower = any(name.startswith("encoder.") for name in model.shapes)
-    source = image_tower or (address if has_tower else model.config.get("initialize_from"))
+    source = image_tower or (address if has_encoder(model) else model.config.get("initialize_from"))
     if not source:
         raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from: name the tower")
     tower = find_trained(source)
-    return ImageText(_joined(model, tower.encoder), tower.size, tower.image_size, text)
+    if not has_encoder(model):
+        tower = _as_trained_with(tower, model.config)
+    weights = _joined(model, tower.encoder)
+    return ImageText(weights, tower.size, tower.image_size, text, source, _known_fingerprint(model))
+
+
+def require_its_tower(model: ImageText) -> None:
+    """Read the image tower once, to see whether it is the one that the text tower was trained with.
+
+    Raises:
+        SourceError: it is another one.
+    """
+    names = [name for name in model.weights.shapes if name.startswith("encoder.")]
+    short = {name.removeprefix("encoder."): name for name in names}
+    if model.fingerprint and fingerprint(short, lambda name: model.weights.read(short[name])) != model.fingerprint:
+        raise SourceError(
+            f"the image tower at {model.tower} is not the one that {model.weights.address} was trained with, "
+            f"whose fingerprint is {model.fingerprint[:12]}; name that one"
+        )
+
+
+def _known_fingerprint(model: Weights) -> str | None:
+    file = open_path(model.address) / ENCODER_FILE
+    return None if has_encoder(model) or not file.exists() else json.loads(file.read_text())["fingerprint"]
+
+
+def _as_trained_with(tower: Trained, config: Mapping[str, Any]) -> Trained:
+    """The tower at the run's image and patch size, if the run resized what it began with."""
+    if not config.get("initialize_resize"):
+        return tower
+    size, image_size = lookup("size", config["model"]["size"]).builder, config["model"]["image_size"]
+    with torch.device("meta"):
+        encoder = VisionTransformer(size, image_size, qk_norm=tower.encoder.has_qk_norm)
+    tensors, _ = resized(tower.encoder, {name: tensor.shape for name, tensor in encoder.state_dict().items()})
+    return Trained(tensors, size, image_size)
 
 
 def _text_settings(model: Weights) -> TextSettings:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from maws_composer.cli import main
@@ -14,9 +16,11 @@ from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.text_tower import TextSettings, build_text_tower
 from maws_composer.models.vit import VisionTransformer
+from maws_composer.weights.fingerprint import fingerprint
+from maws_composer.weights.handover import hand_over
 from tests.text_towers import CAPTIONS, write_text_tower
 from tests.weights import foreign
-from tests.weights.saved import autoencoder, save_checkpoint, save_run
+from tests.weights.saved import autoencoder, same_bytes, save_checkpoint, save_run
 from tests.weights.test_maws_clip import DEPTH, HEADS, POSITIONS, WIDTH
 
 transformers = pytest.importorskip("transformers")
@@ -43,6 +47,12 @@ def model(tmp_path: Path) -> ImageTextModel:
     return model.eval()
 
 
+def lit_config(folder: Path, source: str | None) -> dict:
+    text = {"name": str(folder / "tower"), "pretrained": True, "context_length": CONTEXT, "dropout": 0.0}
+    model = {"size": "vit_micro", "image_size": IMAGE_SIZE, "embed_dim": EMBED, "text": text}
+    return {"stage": "lit", "model": model, "initialize_from": source}
+
+
 @pytest.fixture(params=["with its tower", "without its locked tower"])
 def run(request: pytest.FixtureRequest, model: ImageTextModel, tmp_path: Path) -> str:
     tensors = {f"clip.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -52,9 +62,11 @@ def run(request: pytest.FixtureRequest, model: ImageTextModel, tmp_path: Path) -
         mae.encoder.load_state_dict(model.encoder.state_dict())
         save_run(source, mae, "vit_micro")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("clip.encoder.")}
-    text = {"name": str(tmp_path / "tower"), "pretrained": True, "context_length": CONTEXT, "dropout": 0.0}
-    config = {"size": "vit_micro", "image_size": IMAGE_SIZE, "embed_dim": EMBED, "text": text}
-    save_checkpoint(tmp_path / "run", tensors, {"stage": "lit", "model": config, "initialize_from": str(source)})
+    save_checkpoint(tmp_path / "run", tensors, lit_config(tmp_path, str(source)))
+    if request.param == "without its locked tower":
+        tower = model.encoder.state_dict()
+        about = {"source": str(source), "fingerprint": fingerprint(tower, tower.__getitem__)}
+        (tmp_path / "run" / "checkpoints" / "ep0-ba10" / "encoder.json").write_text(json.dumps(about))
     return str(tmp_path / "run")
 
 
@@ -100,12 +112,41 @@ def test_the_maws_clip_file_computes_our_features_with_torchtexts_layers(
     assert state["logit_scale"].shape == ()
 
 
+@pytest.fixture
+def alone():
+    """A process group of one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_lit_goes_on_from_a_whole_lit_run(run: str, model: ImageTextModel, alone) -> None:
+    tower = TextSettings(name=model.text.config.name_or_path, context_length=CONTEXT)
+    anew = nn.Module()
+    anew.encoder_prefix = "clip.encoder."
+    anew.clip = ImageTextModel(VisionTransformer(MICRO, IMAGE_SIZE), build_text_tower(tower), EMBED)
+    hand_over(run, anew, whole=True)
+    same_bytes(anew.clip.state_dict(), model.state_dict())
+
+
+def test_another_tower_than_that_of_the_training_is_refused(model: ImageTextModel, tmp_path: Path, capsys) -> None:
+    other = autoencoder(MICRO)
+    save_run(tmp_path / "mae", other, "vit_micro")
+    own = {f"clip.{name}": tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    checkpoint = save_checkpoint(tmp_path / "run", own, lit_config(tmp_path, str(tmp_path / "mae")))
+    (checkpoint / "encoder.json").write_text(json.dumps({"source": "elsewhere", "fingerprint": "0123456789abcdef"}))
+    assert main(["export", str(tmp_path / "run"), "--to", "hf", str(tmp_path / "hf")]) == 2
+    assert (
+        f"the image tower at {tmp_path}/mae is not the one that {checkpoint} was trained with, whose fingerprint is "
+        "0123456789ab; name that one"
+    ) in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
+
+
 def test_a_tower_that_the_run_never_had_is_named(model: ImageTextModel, tmp_path: Path, capsys) -> None:
     """Trained on image embeddings."""
     own = {f"clip.{name}": tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    text = {"name": str(tmp_path / "tower"), "pretrained": True, "context_length": CONTEXT, "dropout": 0.0}
-    config = {"size": "vit_micro", "image_embeddings": True, "embed_dim": EMBED, "text": text}
-    save_checkpoint(tmp_path / "run", own, {"stage": "lit", "model": config, "initialize_from": None})
+    save_checkpoint(tmp_path / "run", own, lit_config(tmp_path, None))
     assert main(["export", str(tmp_path / "run"), "--to", "maws", str(tmp_path / "clip.pt")]) == 2
     assert "has no image tower, and its config.yaml no initialize_from: name the tower" in capsys.readouterr().err
     torch.save(model.encoder.state_dict(), tmp_path / "encoder.pt")
