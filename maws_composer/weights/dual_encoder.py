@@ -1,7 +1,7 @@
 """An image-text model as transformers.VisionTextDualEncoderModel, which has poolers: a linear layer and a tanh.
 
-Ours has none. But tanh(x) is x up to x^3 / 3: a pooler that shrinks the class token by 2^13 is, with a projection that
-enlarges it again, the identity within the rounding of fp32 (5e-9 of an entry of 1, 4e-6 of one of 30). Powers of two
+Ours has none. But tanh(x) is x up to x^3 / 3: a pooler that shrinks the class token by 2^14 is, with a projection that
+enlarges it again, the identity within the rounding of fp32 (1e-9 of an entry of 1, 1e-6 of one of 30). Powers of two
 do not round. Larger ones would leave no room in fp16.
 """
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from maws_composer.models.sizes import ViTSize
-from maws_composer.weights.formats import hf_config, to_hf_vit
-from maws_composer.weights.layouts import as_scalar
-from maws_composer.weights.translation import Recipe, prefixed
+from maws_composer.weights.files import SourceError
+from maws_composer.weights.formats import from_hf_vit, hf_config, to_hf_vit
+from maws_composer.weights.translation import Recipe, as_scalar, as_vector, prefixed
 
-_SHRINK = 2.0**-13
+_SHRINK = 2.0**-14
 _POOLER = "pooler.dense"
 
 
@@ -47,6 +47,18 @@ def to_dual_encoder(names: Iterable[str], depth: int) -> dict[str, Recipe]:
     }
 
 
+def from_dual_encoder(names: Iterable[str], depth: int) -> dict[str, Recipe]:
+    """The inverse of `to_dual_encoder`: of our exports only, which is seen when the projections are read."""
+    text = [name for name in names if name.startswith("text_model.") and _POOLER not in name]
+    return {
+        **prefixed(from_hf_vit(depth), "encoder.", "vision_model."),
+        **{f"text.{name.removeprefix('text_model.')}": Recipe((name,)) for name in text},
+        "image_projection.weight": _without_pooler("visual_projection.weight", "vision_model"),
+        "text_projection.weight": _without_pooler("text_projection.weight", "text_model"),
+        "logit_scale": Recipe(("logit_scale",), as_vector),
+    }
+
+
 def has_tanh_pooler(config: Any) -> bool:
     """Whether the encoder that transformers makes of this configuration has such a pooler."""
     from transformers import AutoModel
@@ -64,6 +76,10 @@ def _pooler(model: str, projection: str) -> dict[str, Recipe]:
     }
 
 
+def _without_pooler(projection: str, model: str) -> Recipe:
+    return Recipe((projection, f"{model}.{_POOLER}.weight", f"{model}.{_POOLER}.bias"), _shrunk)
+
+
 def _shrinking(projection: Tensor) -> Tensor:
     return _SHRINK * torch.eye(projection.shape[1], dtype=projection.dtype, device=projection.device)
 
@@ -74,3 +90,9 @@ def _nothing(projection: Tensor) -> Tensor:
 
 def _enlarged(projection: Tensor) -> Tensor:
     return projection / _SHRINK
+
+
+def _shrunk(projection: Tensor, pooler: Tensor, bias: Tensor) -> Tensor:
+    if not projection.is_meta and not (torch.equal(pooler, _shrinking(projection)) and not bias.any()):
+        raise SourceError("this VisionTextDualEncoder has poolers of its own, with a tanh, which ours has not")
+    return projection * _SHRINK

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from maws_composer.weights.dual_encoder import from_dual_encoder
 from maws_composer.weights.formats import from_hf_vit
 from maws_composer.weights.parts import ENCODER
 from maws_composer.weights.torchtext import from_torchtext, to_torchtext
-from maws_composer.weights.translation import Recipe, prefixed, transposed
+from maws_composer.weights.translation import Recipe, as_scalar, as_vector, prefixed, transposed
 
 FIRST = "patch_embed.proj.weight"
 HF_FIRST = "embeddings.patch_embeddings.projection.weight"
@@ -80,6 +80,8 @@ def _hugging_face(prefix: str, shapes: Mapping[str, torch.Size]) -> Layout:
     ending = ".attention.attention.query.weight"
     depth = sum(name.startswith(f"{prefix}encoder.layer.") and name.endswith(ending) for name in shapes)
     root = prefix.removesuffix("vit.")
+    if "visual_projection.weight" in shapes:
+        return Layout("Hugging Face VisionTextDualEncoder", from_dual_encoder(shapes, depth))
     recipes = prefixed(from_hf_vit(depth), "encoder.", prefix)
     beside = {"head": f"{root}classifier", "pooler.dense": f"{prefix}pooler.dense"}
     for ours, theirs in beside.items():
@@ -95,7 +97,7 @@ def _maws_clip(shapes: Mapping[str, torch.Size]) -> Layout:
         **prefixed(from_torchtext(text), "text.", TORCHTEXT),
         "image_projection.weight": Recipe(("vision_projection",), transposed),
         "text_projection.weight": Recipe(("text_projection",), transposed),
-        "logit_scale": Recipe(("logit_scale",), _as_vector),
+        "logit_scale": Recipe(("logit_scale",), as_vector),
     }
     return Layout("maws_clip, text tower with torchtext's names", recipes)
 
@@ -110,11 +112,3 @@ def to_maws_clip(names: Iterable[str], text_depth: int) -> dict[str, Recipe]:
         "text_projection": Recipe(("text_projection.weight",), transposed),
         "logit_scale": Recipe(("logit_scale",), as_scalar),
     }
-
-
-def _as_vector(tensor: Tensor) -> Tensor:
-    return tensor.reshape(1)
-
-
-def as_scalar(tensor: Tensor) -> Tensor:
-    return tensor.reshape(())

@@ -62,7 +62,8 @@ def _heads_in(encoder: Encoder) -> set[int]:
         if "stage" in config:
             name = config["model"].get("size")
             return {lookup("size", name).builder.heads} if name else set()
-        found = config.get("num_attention_heads") or config.get("model_args", {}).get("num_heads")
+        vision = config.get("vision_config", config)  # of a VisionTextDualEncoder
+        found = vision.get("num_attention_heads") or config.get("model_args", {}).get("num_heads")
     except (KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"the configuration beside {encoder.address} is damaged: {error!r}") from error
     return {int(found)} if found else set()

@@ -75,3 +75,11 @@ def stack(*tensors: Tensor) -> Tensor:
 
 def transposed(tensor: Tensor) -> Tensor:
     return tensor.t()
+
+
+def as_vector(tensor: Tensor) -> Tensor:
+    return tensor.reshape(1)
+
+
+def as_scalar(tensor: Tensor) -> Tensor:
+    return tensor.reshape(())

@@ -20,7 +20,7 @@ For held-out images give the training set's --classes: they get the same indices
 without groups. A hashtag that the training set did not have leads to no class then.
 
 Memory: pass 1 keeps the distinct hashtags; the plan of pass 2 keeps 24 bytes per image and 4 per label, and for a
-folder of images also its metadata.
+folder of images also its metadata. Of shards that are compressed or in object storage each process holds two.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from maws_composer.models.sizes import ViTSize
 from tests.weights.saved import autoencoder, image_size, same_bytes, save_run
 
 SIZE = ViTSize(width=96, depth=2, heads=2, patch_size=4)
-OUT = {"timm": "exported", "checkpoint": "exported", "maws": "encoder.pt"}
+OUT = {"timm": "exported", "hf": "exported", "checkpoint": "exported", "maws": "encoder.pt"}
 
 
 def register(monkeypatch: pytest.MonkeyPatch, name: str, size: ViTSize) -> None:
@@ -44,7 +44,7 @@ def test_heads_are_those_of_config_json_before_those_of_a_registered_size(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for to, out in OUT.items():
-        if to != "checkpoint":
+        if to in ("timm", "maws"):
             assert main(["export", str(run), "--to", to, str(tmp_path / out)]) == 0
     register(monkeypatch, "twin", ViTSize(width=96, depth=2, heads=3, patch_size=4))
     assert load_encoder(str(tmp_path / "exported")).size == SIZE

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -16,8 +17,11 @@ from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.text_tower import TextSettings, build_text_tower
 from maws_composer.models.vit import VisionTransformer
+from maws_composer.weights.files import SourceError
 from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.handover import hand_over
+from maws_composer.weights.sources import open_model
+from maws_composer.weights.trained import find_trained
 from tests.text_towers import CAPTIONS, write_text_tower
 from tests.weights import foreign
 from tests.weights.saved import autoencoder, same_bytes, save_checkpoint, save_run
@@ -89,6 +93,21 @@ def test_transformers_alone_computes_our_features(run: str, model: ImageTextMode
     torch.testing.assert_close(output.text_embeds, texts, rtol=1e-5, atol=1e-5)
     logits = model.logit_scale.exp() * images @ texts.T
     torch.testing.assert_close(output.logits_per_image, logits, rtol=1e-5, atol=1e-4)
+
+
+def test_what_went_to_transformers_comes_back(model: ImageTextModel, tmp_path: Path) -> None:
+    tensors = {f"clip.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_checkpoint(tmp_path / "run", tensors, lit_config(tmp_path, None))
+    assert main(["export", str(tmp_path / "run"), "--to", "hf", str(tmp_path / "hf")]) == 0
+    back = open_model(str(tmp_path / "hf"))
+    same_bytes({name: back.read(name) for name in back.shapes}, model.state_dict())
+    assert find_trained(str(tmp_path / "hf")).size == MICRO
+
+    file = tmp_path / "hf" / "model.safetensors"
+    foreign_pooler = load_file(file) | {"text_model.pooler.dense.weight": torch.randn(WIDTH, WIDTH)}
+    save_file(foreign_pooler, file)
+    with pytest.raises(SourceError, match="has poolers of its own, with a tanh, which ours has not"):
+        open_model(str(tmp_path / "hf")).read("text_projection.weight")
 
 
 @torch.no_grad()
