@@ -44,7 +44,7 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
 
 def _weights_problems(run: Evaluation) -> list[Problem]:
     try:
-        places = places_of(run.weights, run.image_tower)
+        places = places_of(run.weights, run.image_tower, run.text_tower)
         trained = encoder_at(places.image_tower)
     except ConfigError as error:
         return error.problems

@@ -57,7 +57,7 @@ def freeze(run: Evaluation, with_text: bool) -> Frozen:
     Raises:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
-    places = on_rank_zero(lambda: places_of(run.weights, run.image_tower))
+    places = on_rank_zero(lambda: places_of(run.weights, run.image_tower, run.text_tower))
     encoder = load_encoder(places.image_tower, run.image_size or places.image_size, run.patch_size)
     device = torch_device()
     try:

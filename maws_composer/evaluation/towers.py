@@ -69,13 +69,13 @@ class Places(NamedTuple):
     image_size: int
 
 
-def places_of(weights: str, image_tower: str | None = None) -> Places:
+def places_of(weights: str, image_tower: str | None = None, text_tower: str | None = None) -> Places:
     """Find the weights and their encoder, without reading them.
 
     Raises:
         ConfigError: see `encoder_at` and `find_image_text`.
     """
-    model = find_image_text(weights, image_tower)
+    model = find_image_text(weights, image_tower, text_tower)
     trained = encoder_at(weights if model is None else model.tower)
     if model is None:
         return Places(trained.encoder.address, trained.encoder.address, trained.image_size)
@@ -96,10 +96,9 @@ def find_image_text(weights: str, image_tower: str | None = None, text_tower: st
     try:
         if not is_image_text(open_model(weights)):
             return None
-        model = open_image_text(weights, image_tower)
+        return open_image_text(weights, image_tower, text_tower)
     except SourceError as error:
         raise ConfigError([Problem("weights", str(error))]) from error
-    return model._replace(text=replace(model.text, name=text_tower or model.text.name))
 
 
 def text_problems(text: TextSettings) -> list[Problem]:
