@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from maws_composer.models.attention import LAYER_NORM_EPS
+from maws_composer.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from maws_composer.models.sizes import ViTSize
-from maws_composer.stages.pixels import IMAGENET_MEAN, IMAGENET_STD
 from maws_composer.weights.translation import Recipe, part, stack
 
 _HF_NAMES = {

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maws_composer.stages.pixels import IMAGENET_MEAN, IMAGENET_STD
+from maws_composer.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from maws_composer.weights.files import Weights
 from maws_composer.weights.layouts import FIRST
 from maws_composer.weights.translation import Recipe, translated
