@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.columns import CAPTION, CAPTIONS_FILE
 from maws_composer.evaluation.features import Extracted, Guess, Result, Towers, Words
+from maws_composer.evaluation.retrieval import match_ranks, recall_at
 from maws_composer.evaluation.texts import embed_texts
-from maws_composer.models.retrieval import match_ranks, recall_at
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
 from maws_composer.registry import register_evaluation

@@ -9,9 +9,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from torchmetrics import Metric
 
+from maws_composer.evaluation.retrieval import match_ranks, recall_at
 from maws_composer.models.clip import Embeddings
 from maws_composer.models.contrastive import RowLoss, loss_of_set
-from maws_composer.models.retrieval import match_ranks, recall_at
 
 
 class HeldOutPairs(Metric):
