@@ -51,8 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.set_defaults(run=_probe)
 
-    report = commands.add_parser("report", help="write report.html of a run from its metrics and pictures")
-    report.add_argument("run_folder", type=Path, metavar="RUN")
+    report = commands.add_parser("report", help="write report.html of a run, or one page about several")
+    report.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="local folder of a run")
+    report.add_argument(
+        "--evaluations", default="evaluations", metavar="FOLDER",
+        help="where results of evaluate.py are, of these runs and others (default: %(default)s)",
+    )  # fmt: skip
+    report.add_argument("--out", type=Path, help="of several runs: the page (default: comparison.html)")
     report.set_defaults(run=_report)
 
     export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
@@ -64,6 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--image-tower", help="of a LiT run that has none; default: what it began with")
     export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     export.set_defaults(run=_export)
+
+    tower = commands.add_parser("text-tower", help="a small text tower of your own: vocabulary and configuration")
+    tower.add_argument("data", metavar="DATA", help="local MDS folder with captions")
+    tower.add_argument("out", type=Path, metavar="OUT", help="a new folder, for model.text.name")
+    tower.add_argument("--vocabulary", type=_positive, default=8000, help="pieces at most (default: %(default)s)")
+    tower.add_argument("--width", type=_positive, default=256, help="(default: %(default)s)")
+    tower.add_argument("--depth", type=_positive, default=4, help="(default: %(default)s)")
+    tower.add_argument("--heads", type=_positive, default=4, help="(default: %(default)s)")
+    tower.set_defaults(run=_text_tower)
 
     inspect = commands.add_parser("inspect", help="what a file or folder of weights is; nothing in it is run")
     inspect.add_argument("file", metavar="FILE", help="or a folder, a run, a checkpoint; local or in object storage")
@@ -105,10 +119,17 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from maws_composer.reporting.comparison import write_comparison
     from maws_composer.reporting.report import write_report
 
-    _require_run(options.run_folder)
-    print(write_report(options.run_folder))
+    for folder in options.run_folders:
+        _require_run(folder)
+    if len(options.run_folders) > 1:
+        print(write_comparison(options.run_folders, options.evaluations, options.out or Path("comparison.html")))
+    elif options.out:
+        raise ConfigError([Problem("--out", "is for several runs; the page of one is its report.html")])
+    else:
+        print(write_report(options.run_folders[0], options.evaluations))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -123,6 +144,13 @@ def _inspect(options: argparse.Namespace) -> None:
 
     _load_plugins(options.code_path)
     print(inspect(options.file))
+
+
+def _text_tower(options: argparse.Namespace) -> None:
+    from maws_composer.weights.new_text_tower import new_text_tower
+
+    shape = {name: getattr(options, name) for name in ("vocabulary", "width", "depth", "heads")}
+    print(f"{new_text_tower(options.data, options.out, **shape):,} pieces -> {options.out}")
 
 
 def _load_plugins(code_paths: list[str]) -> None:

@@ -19,7 +19,7 @@ _WITHOUT_EFFECT = re.compile(
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted keys that affect results and differ, sorted. Credentials, which a saved configuration hides, are equal."""
-    before, now = _leaves(mask(old)), _leaves(mask(new))
+    before, now = leaves(mask(old)), leaves(mask(new))
     return [key for key in sorted({*before, *now}) if _differ(key, before, now)]
 
 
@@ -31,11 +31,12 @@ def _differ(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool
     return old != new and not (MASK in str(old) or MASK in str(new))
 
 
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
-            leaves |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = {} if isinstance(value, Mapping) else value
-    return leaves
+            found[f"{prefix}{key}"] = {} if isinstance(value, Mapping) else value
+    return found

@@ -1,8 +1,16 @@
-"""The frame of the report: light and dark, on a phone and on a desk."""
+"""The frame of a report, light and dark, on a phone and on a desk, and what fills it: HTML without addresses."""
 
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from string import Template
+from typing import Any
 
-PAGE = Template("""<!doctype html>
+_PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -35,3 +43,51 @@ $sections
 </body>
 </html>
 """)
+
+
+def write_page(path: Path, title: str, sections: Iterable[str]) -> None:
+    """Write the page, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(_PAGE.substitute(title=html.escape(title), sections="\n".join(sections)), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def section(heading: str, content: str) -> str:
+    """A headline and what is below it; nothing for nothing."""
+    return f"<section><h2>{html.escape(heading)}</h2>\n{content}</section>" if content else ""
+
+
+def folded(heading: str, text: str) -> str:
+    """A text that opens on request; nothing for nothing."""
+    if not text:
+        return ""
+    return (
+        f"<section><details><summary>{html.escape(heading)}</summary><pre>{html.escape(text)}</pre></details></section>"
+    )
+
+
+def table(rows: Iterable[Mapping[str, Any]], head: bool = True, note: str = "") -> str:
+    """Rows of {column: value}, numbers to the right, and a note below; nothing without rows."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["<tr>" + "".join(f"<th>{html.escape(str(column))}</th>" for column in columns) + "</tr>"] if head else []
+    lines += ["<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows]
+    below = f"<p>{html.escape(note)}</p>\n" if note else ""
+    return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>\n" + below if rows else ""
+
+
+def image(png: bytes, description: str) -> str:
+    """A picture inside of the page."""
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">\n'
+
+
+def captioned(png: bytes, caption: str) -> str:
+    """A picture with its caption below."""
+    return f"<figure>{image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"<td>{html.escape(str(value))}</td>"
+    return f'<td class="number">{value:,.4g}</td>' if isinstance(value, float) else f'<td class="number">{value:,}</td>'

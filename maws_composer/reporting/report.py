@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
-import os
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +11,13 @@ from typing import Any
 import yaml
 
 from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
+from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics
-from maws_composer.reporting.page import PAGE
+from maws_composer.reporting.page import captioned, folded, image, section, table, write_page
 from maws_composer.reporting.pictures import FOLDER, Picture, find_pictures
 
 REPORT = "report.html"
+LABEL_PLOT = "labels.png"  # beside the shards that streaming_conversion has labelled
 _CURVES = {"loss": "Loss", "learning_rate": "Learning rate"}  # file in pictures/ -> heading
 _FACTS = {
     "stage": "stage", "model.size": "size", "model.image_size": "image size", "precision": "precision",
@@ -26,11 +25,15 @@ _FACTS = {
 }  # fmt: skip
 
 
-def write_report(run_folder: str | Path) -> Path:
+def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations") -> Path:
     """Write `report.html` into a local run folder, and its curves into `pictures/`.
 
     It is made of what is there: `metrics.jsonl`, `config.yaml`, `figures*.json` ({"title", "rows": [{column: value}],
-    and if need be "note"}, or a list of these) and `pictures/*.png`.
+    and if need be "note"}, or a list of these) and `pictures/*.png`; and of `labels.png` beside local training data.
+
+    Args:
+        run_folder: of the run.
+        evaluations: where evaluate.py left results of the run, if it did.
 
     Returns:
         The path of the report.
@@ -40,22 +43,34 @@ def write_report(run_folder: str | Path) -> Path:
     text = (folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else ""
     config = yaml.safe_load(text) or {}
     title = str(config.get("run_name") or folder.name)
-    sections = [
-        _section("The run", _facts(config, steps)),
-        *(_picture_section(picture) for picture in _other_pictures(folder)),
-        *_curve_sections(folder, steps),
-        *(_figures_section(figures) for figures in _figures(folder)),
-        _configuration(text),
-    ]
     path = folder / REPORT
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(PAGE.substitute(title=html.escape(title), sections="\n".join(sections)), encoding="utf-8")
-    os.replace(temporary, path)
+    write_page(
+        path,
+        title,
+        [
+            section("The run", _facts(config, steps)),
+            *(_picture_section(picture) for picture in _other_pictures(folder)),
+            *_curve_sections(folder, steps),
+            *(_figures_section(figures) for figures in _figures(folder)),
+            section("Evaluations", table(figure_rows({title: evaluated(folder, evaluations)}))),
+            *evaluation_pictures(folder, evaluations),
+            label_section(config),
+            folded("Configuration", text),
+        ],
+    )
     return path
 
 
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{html.escape(heading)}</h2>\n{content}</section>" if content else ""
+def label_section(config: Mapping[str, Any]) -> str:
+    """How frequent the classes of the run's images are, if that was drawn beside them."""
+    local = _lookup(config, "data.train.local")
+    path = Path(str(local)) / LABEL_PLOT
+    if not local or not path.exists():
+        return ""
+    caption = (
+        "Images that have each class, from the most frequent one on, and labels of an image; labels.txt says more."
+    )
+    return section("Labels", captioned(path.read_bytes(), caption))
 
 
 def _facts(config: Mapping[str, Any], steps: Steps) -> str:
@@ -66,7 +81,7 @@ def _facts(config: Mapping[str, Any], steps: Steps) -> str:
         facts["time on training"] = _duration(last.get("seconds"))
         facts["processes"] = _world_sizes(steps)
         facts |= {readable(key): _first_and_last(steps, key) for key in ("loss", *evaluation_keys(steps))}
-    return _table([{"": name, " ": str(value)} for name, value in facts.items() if value not in (None, "")], head=False)
+    return table([{"": name, " ": str(value)} for name, value in facts.items() if value not in (None, "")], head=False)
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:
@@ -113,9 +128,9 @@ def _curve_sections(folder: Path, steps: Steps) -> Iterable[str]:
             continue
         path = folder / FOLDER / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(draw_curves(curves, noisy, label))
+        path.write_bytes(png := draw_curves(curves, noisy, label))
         path.with_suffix(".json").write_text(json.dumps({"name": name, "curve": True}))
-        yield _section(_CURVES.get(name, label), _image(path, f"{label} against samples"))
+        yield section(_CURVES.get(name, label), image(png, f"{label} against samples"))
 
 
 def _other_pictures(folder: Path) -> list[Picture]:
@@ -125,14 +140,7 @@ def _other_pictures(folder: Path) -> list[Picture]:
 
 def _picture_section(picture: Picture) -> str:
     heading = picture.name.replace("-", " ").replace("_", " ")
-    caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>"
-    image = _image(picture.path, picture.caption)
-    return _section(heading[:1].upper() + heading[1:], f"<figure>{image}{caption}</figure>\n")
-
-
-def _image(path: Path, description: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">\n'
+    return section(heading[:1].upper() + heading[1:], captioned(picture.path.read_bytes(), picture.caption))
 
 
 def _figures(folder: Path) -> Iterable[Mapping[str, Any]]:
@@ -142,27 +150,4 @@ def _figures(folder: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _figures_section(figures: Mapping[str, Any]) -> str:
-    note = figures.get("note")
-    return _section(
-        str(figures["title"]), _table(figures["rows"]) + (f"<p>{html.escape(str(note))}</p>\n" if note else "")
-    )
-
-
-def _table(rows: Iterable[Mapping[str, Any]], head: bool = True) -> str:
-    rows = list(rows)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = ["<tr>" + "".join(f"<th>{html.escape(str(column))}</th>" for column in columns) + "</tr>"] if head else []
-    lines += ["<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows]
-    return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>\n" if rows else ""
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return f"<td>{html.escape(str(value))}</td>"
-    return f'<td class="number">{value:,.4g}</td>' if isinstance(value, float) else f'<td class="number">{value:,}</td>'
-
-
-def _configuration(text: str) -> str:
-    if not text:
-        return ""
-    return f"<section><details><summary>Configuration</summary><pre>{html.escape(text)}</pre></details></section>"
+    return section(str(figures["title"]), table(figures["rows"], note=str(figures.get("note") or "")))
