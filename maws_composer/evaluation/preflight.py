@@ -18,7 +18,7 @@ from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText
 from maws_composer.evaluation.settings import Evaluation, needs_training_images
 from maws_composer.evaluation.suite import columns_for, read_words
-from maws_composer.evaluation.towers import find_text, places_of, text_problems
+from maws_composer.evaluation.towers import find_image_text, places_of, text_problems
 from maws_composer.registry import lookup
 
 
@@ -44,11 +44,11 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
 
 def _weights_problems(run: Evaluation) -> list[Problem]:
     try:
-        places = places_of(run.weights)
+        places = places_of(run.weights, run.image_tower, run.text_tower)
         trained = encoder_at(places.image_tower)
     except ConfigError as error:
         return error.problems
-    size = run.image_size or places.image_size or trained.image_size
+    size = run.image_size or places.image_size
     problems = [
         Problem(f"data.{name}.resize", f"{data.resize} is less than the image_size, {size}")
         for name, data in (("train", run.data.train), ("test", run.data.test))
@@ -87,16 +87,16 @@ def _words_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | Evalua
     if not with_text:
         return []
     try:
-        text = find_text(run.weights, run.text_tower)
-        problems = text_problems(text) if text is not None else []
-        if text is not None and run.feature != "class_token":
+        model = find_image_text(run.weights, run.image_tower, run.text_tower)
+        problems = text_problems(model.text) if model is not None else []
+        if model is not None and run.feature != "class_token":
             problems.append(Problem("feature", "evaluations with text look at class tokens; set it to class_token"))
-        if text is None and len(with_text) == len(evaluations):
+        if model is None and len(with_text) == len(evaluations):
             problems.append(Problem("weights", f"{run.weights} has no text tower, which all of these evaluations need"))
         words = read_words(run.data.test, "data.test")
     except ConfigError as error:
         return error.problems
-    for evaluation in with_text:
+    for evaluation in with_text if model is not None else ():
         try:
             evaluation.check(words)
         except ConfigError as error:

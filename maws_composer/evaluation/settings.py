@@ -44,6 +44,7 @@ class Evaluation:
         data: labelled images.
         evaluations: name -> arguments.
         feature: of an image: its class token, or the mean of its patch tokens.
+        image_tower: where it is, of weights without one. Null: what their run began with.
         text_tower: name or folder of the text tower's configuration and tokenizer. Null: those of the run.
         image_size: side of the square crop, in pixels; positions are resampled to it. Null: that of the weights.
         patch_size: the patch embedding is resampled to it. Null: that of the weights.
@@ -58,6 +59,7 @@ class Evaluation:
     data: EvaluationData
     evaluations: Annotated[dict[str, Arguments | None], Field(min_length=1)]
     feature: Feature = "class_token"
+    image_tower: str | None = None
     text_tower: str | None = None
     image_size: Positive | None = None
     patch_size: Positive | None = None

@@ -23,7 +23,7 @@ from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extracted, Result, Towers, Words
 from maws_composer.evaluation.settings import Evaluation
-from maws_composer.evaluation.towers import find_text, load_towers, places_of, require_same
+from maws_composer.evaluation.towers import check_image_tower, find_image_text, load_towers, places_of
 from maws_composer.models.attention import set_attention_kernel
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
@@ -57,17 +57,18 @@ def freeze(run: Evaluation, with_text: bool) -> Frozen:
     Raises:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
-    places = on_rank_zero(lambda: places_of(run.weights))
+    places = on_rank_zero(lambda: places_of(run.weights, run.image_tower, run.text_tower))
     encoder = load_encoder(places.image_tower, run.image_size or places.image_size, run.patch_size)
     device = torch_device()
-    require_same(encoder, places, is_resized=run.image_size is not None or run.patch_size is not None)
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:
         raise ConfigError([Problem("speed.attention", str(error))]) from error
     weights = digest(encoder)
-    text = find_text(places.weights, run.text_tower) if with_text else None
-    towers = load_towers(text, device, run.precision) if text is not None else None
+    model = find_image_text(places.weights, run.image_tower, run.text_tower) if with_text else None
+    if model is not None:
+        on_rank_zero(lambda: check_image_tower(model))
+    towers = load_towers(model, device, run.precision) if model is not None else None
     return Frozen(encoder.to(device), weights, places.weights, towers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from maws_composer.registry import register_evaluation
 
 GUESSES = 5  # per picture
 _SCORES = 1 << 27  # at once: 512 MB
+_SYNSET = re.compile(r"n\d{8}")  # what the folders of ImageNet are called
 
 
 @register_evaluation("zero_shot")
@@ -80,6 +82,10 @@ class ZeroShot:
         if languages != ["en"]:
             others = ", ".join(language for language in languages if language != "en")
             raise _problem("class_names", f"is missing; {CLASSES_FILE} has no names for {others}")
+        if all(_SYNSET.fullmatch(name) for name in words.class_names):
+            raise _problem(
+                "class_names", f"is missing, and {CLASSES_FILE} has but numbers, such as {words.class_names[0]}"
+            )
         names = tuple((name.replace("_", " "),) for name in words.class_names)
         return {"en": names}, tuple(range(len(names)))
 

@@ -13,7 +13,7 @@ from maws_composer.reporting.fonts import font_for, is_right_to_left
 
 _TILE = 112  # pixels: smaller pictures are enlarged, larger ones reduced
 _COLUMN, _LINE, _GAP, _HEAD = 212, 22, 14, 30
-_ACROSS = 5  # languages beside one another; more go below
+_ACROSS = 5  # languages beside one another, at most; more go below
 _TEXTS = 5  # of a language
 _SIZE = 15
 _PAPER, _INK, _SOFT, _RIGHT = (255, 255, 255), (60, 60, 60), (130, 130, 130), (22, 126, 64)
@@ -46,7 +46,8 @@ def draw_guesses(
     if not len(pictures) or not guesses or any(len(texts) != len(pictures) for texts in guesses.values()):
         counts = {language: len(texts) for language, texts in guesses.items()}
         raise ValueError(f"expected texts for each of {len(pictures)} pictures, got {counts}")
-    bands = [list(guesses)[begin : begin + _ACROSS] for begin in range(0, len(guesses), _ACROSS)]
+    across = -(-len(guesses) // -(-len(guesses) // _ACROSS))  # six languages in two bands of three
+    bands = [list(guesses)[begin : begin + across] for begin in range(0, len(guesses), across)]
     band_height = _TEXTS * _LINE + (_LINE + _GAP if len(bands) > 1 else 0)
     row_height = max(_TILE, len(bands) * band_height) + _GAP
     width = _TILE + max(map(len, bands)) * (_COLUMN + _GAP) + _GAP

@@ -50,12 +50,15 @@ def has_encoder(model: Weights) -> bool:
     return any(name.startswith("encoder.") for name in model.shapes)
 
 
-def open_image_text(address: str, image_tower: str | None = None) -> ImageText:
+def open_image_text(address: str, image_tower: str | None = None, text_tower: str | None = None) -> ImageText:
     """The model of a LiT run, or of MAWS-CLIP.
 
     Args:
         address: of the model.
         image_tower: address of the one that belongs to it. None: if it is not with the model, what its run began with.
+
+        text_tower: name or folder of the text tower's configuration and tokenizer. None: what its run had, or of a
+            released file, the XLM-R of that width.
 
     Raises:
         SourceError: it is no such model, its image tower cannot be found, or nobody knows which text tower it has.
@@ -64,7 +67,7 @@ def open_image_text(address: str, image_tower: str | None = None) -> ImageText:
     model = open_model(address)
     if not is_image_text(model):
         raise SourceError(f"{address} has no text tower")
-    text = _text_settings(model)
+    text = _text_settings(model, text_tower)
     source = image_tower or (address if has_encoder(model) else model.config.get("initialize_from"))
     if not source:
         raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from: name the tower")
@@ -106,10 +109,12 @@ def _as_trained_with(tower: Trained, config: Mapping[str, Any]) -> Trained:
     return Trained(tensors, size, image_size)
 
 
-def _text_settings(model: Weights) -> TextSettings:
-    """What the run was told; of a released file, the XLM-R of that width."""
+def _text_settings(model: Weights, name: str | None) -> TextSettings:
     if "model" in model.config:
-        return TextSettings(**{**model.config["model"]["text"], "dropout": 0.0})
+        given = TextSettings(**{**model.config["model"]["text"], "dropout": 0.0})
+        return replace(given, name=name or given.name)
+    if name is not None:
+        return TextSettings(name=name)
     width = model.shapes["text_projection.weight"][1]
     for name, size in KNOWN_TEXT_TOWERS.items():
         if size.width == width:

@@ -19,6 +19,7 @@ from maws_composer.config.problems import ConfigError
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.settings import load_evaluation
+from maws_composer.evaluation.suite import build_evaluations
 from tests.evaluation.labelled import write_labelled
 from tests.processes import ROOT, free_port
 from tests.runs import Runs
@@ -147,12 +148,23 @@ def test_one_process_says_it_all(folder: Path) -> None:
     assert not (folder / "no").exists()
 
 
-@pytest.mark.parametrize("name", ["imagenet", "quickstart"])
-def test_what_we_ship_resolves(name: str) -> None:
-    given = [] if name == "quickstart" else [f"data.{part}.remote=s3://bucket/{part}" for part in ("train", "test")]
+@pytest.mark.parametrize(
+    ("name", "evaluations"),
+    [
+        ("imagenet", {"knn", "linear_probe", "linear_probe_lbfgs", "zero_shot"}),
+        ("food101", {"knn", "linear_probe", "linear_probe_lbfgs", "zero_shot"}),
+        ("quickstart", {"knn", "linear_probe_lbfgs", "exact_map"}),
+        ("quickstart_names", {"retrieval"}),
+        ("quickstart_kinds", {"zero_shot"}),
+    ],
+)
+def test_what_we_ship_resolves(name: str, evaluations: set[str]) -> None:
+    local = name.startswith("quickstart")
+    given = [] if local else [f"data.{part}.remote=s3://bucket/{part}" for part in ("train", "test")]
     run = load_evaluation(ROOT / "yamls" / "eval" / f"{name}.yaml", ["weights=runs/mae", *given]).run
     assert run.save_folder == f"evaluations/{name}-mae"
-    assert {"knn", "linear_probe_lbfgs"} <= set(run.evaluations)
+    assert evaluations == set(run.evaluations)
+    assert build_evaluations(run).keys() == evaluations
 
 
 def test_imagenet_on_this_machine_needs_no_word_of_remote_data() -> None:
@@ -161,6 +173,6 @@ def test_imagenet_on_this_machine_needs_no_word_of_remote_data() -> None:
     data = load_evaluation(config, local).run.data
     assert (data.train.local, data.train.remote, data.train.resize) == ("in1k/train", None, 256)
     assert problems_of(config, "weights=runs/mae") == [
-        f"data.train: needs remote or local ({config}, line 16)",
-        f"data.test: needs remote or local ({config}, line 18)",
+        f"data.train: needs remote or local ({config}, line 18)",
+        f"data.test: needs remote or local ({config}, line 20)",
     ]

@@ -212,5 +212,7 @@ def test_languages_that_are_not_there_are_told_with_the_nearest() -> None:
         ZeroShot(("frensh",))
     with pytest.raises(ConfigError, match=r"class_names: is missing; classes.json has no names for fr"):
         ZeroShot(("en", "fr")).check(Words(class_names=("cat",)))
+    with pytest.raises(ConfigError, match=r"classes.json has but numbers, such as n01440764"):
+        ZeroShot().check(Words(class_names=("n01440764", "n01443537")))
     with pytest.raises(ConfigError, match=r"no captions in 'fr'; data.test has captions in en"):
         Retrieval(("fr",)).check(Words(captions={"1": {"en": "cat"}}))
