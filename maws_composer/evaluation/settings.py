@@ -33,7 +33,8 @@ class Evaluation:
     """One evaluation of an encoder.
 
     Args:
-        weights: a run, whose newest checkpoint is evaluated, or a checkpoint; local or in object storage.
+        weights: a run, whose newest checkpoint is evaluated, a checkpoint, an export or a released file; local or in
+            object storage.
         data: labelled images.
         evaluations: name -> arguments.
         feature: of an image: its class token, or the mean of its patch tokens.

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import yaml
-
 from maws_composer.models.sizes import ViTSize
 from maws_composer.registry import lookup
-from maws_composer.weights.sources import Encoder, SourceError, find_checkpoint, open_encoder
+from maws_composer.weights.sources import Encoder, SourceError, open_encoder
 
 
 class Trained(NamedTuple):
@@ -26,22 +24,12 @@ class Trained(NamedTuple):
     image_size: int
 
 
-def find_trained(address: str) -> Trained:
-    """Look into a run or a checkpoint, local or in object storage, without reading weights.
-
-    Raises:
-        SourceError: there is no complete checkpoint, or no encoder in it.
-        ConfigError: its size is not registered.
-    """
-    checkpoint = find_checkpoint(address)
-    return trained_by(str(checkpoint), yaml.safe_load((checkpoint / "config.yaml").read_text()))
-
-
 def trained_by(checkpoint: str, config: dict[str, Any]) -> Trained:
     """The encoder of a checkpoint that a run of this configuration saved.
 
     Raises:
-        SourceError, ConfigError: see `find_trained`.
+        SourceError: there is no encoder in it, or its configuration has no size.
+        ConfigError: its size is not registered.
     """
     encoder, name = open_encoder(checkpoint), config["model"].get("size")
     if name is None:
