@@ -47,8 +47,8 @@ def normalise(hashtag: str) -> str:
 
 
 def as_written(hashtag: str) -> str:
-    """The hashtag letter by letter: no normalisation."""
-    return hashtag
+    """The hashtag letter by letter: no normalisation. Half a surrogate pair, which no file holds, becomes "?"."""
+    return hashtag.encode(errors="replace").decode()
 
 
 class _Translation(dict[int, int | None]):

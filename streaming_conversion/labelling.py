@@ -122,4 +122,4 @@ def _say_apart(canonical: Canonical, indices: Mapping[str, int]) -> None:
 def _report(report: Report) -> dict[str, bytes]:
     text = report.text()
     print(text[: text.index("\n\n")], file=sys.stderr)
-    return {REPORT: text.encode(errors="replace"), PLOT: report.png()}
+    return {REPORT: text.encode(), PLOT: report.png()}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from maws_composer.data.classes import Classes
 from maws_composer.data.columns import DatasetFile
 from streaming_conversion.cli import main
-from streaming_conversion.hashtags import normalise
+from streaming_conversion.hashtags import as_written, normalise
 from tests.streaming_conversion.conftest import content, save_images, write_metadata
 
 BROWN_BEAR, POLAR_BEAR, RIVER_BANK, MONEY_BANK = "brown bear", "polar bear", "bank", "depository"
@@ -300,6 +300,7 @@ def test_several_training_sets_are_grouped_by_the_same_counts(tmp_path: Path) ->
 
 def test_raw_hashtags_are_taken_letter_by_letter(tmp_path: Path, wordnet: dict[str, str]) -> None:
     tags = [["bear", "Bear"], ["ursus_arctos"], ["Bear", "ursusarctos"]]
+    assert as_written("#Ｂear\ud83d") == "#Ｂear?"
     source = photos(tmp_path / "photos", tags)
     own = label(source, tmp_path / "own", "--canonical", "none", "--raw-hashtags")
     assert {each.name: each.count for each in classes(own).classes} == {
