@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-import yaml
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import known_classes
 from maws_composer.data.classes import CLASSES_FILE, Classes
@@ -22,12 +20,12 @@ from maws_composer.evaluation.exact_map import precision_per_class
 from maws_composer.evaluation.features import Features, Result
 from maws_composer.evaluation.settings import Evaluation
 from maws_composer.registry import register_evaluation
-from maws_composer.weights.sources import open_weights
+from maws_composer.weights.sources import Encoder, open_model
 
 log = logging.getLogger(__name__)
 
 KEY = "evaluations.own_head"
-_HEAD = re.compile(r"(^|\.)head\.weight$")
+HEAD, BIAS = "head.weight", "head.bias"  # see weights.layouts
 _HIGHEST = (1, 5)
 
 
@@ -53,25 +51,22 @@ class OwnHead:
         if not isinstance(run, Evaluation):
             raise _problem("needs saved weights, which evaluate.py has; training logs binned_map of its head itself")
         encoder = encoder_at(run.weights).encoder
-        heads = [name for name in encoder.left if _HEAD.search(name)]
-        if len(heads) != 1:
-            found = f"{len(heads)} heads" if heads else "no head"
-            raise _problem(f"{encoder.address} has {found}, a run of stage wsp has one; remove it")
+        if HEAD not in encoder.left:
+            raise _problem(f"{encoder.address} has no head, a run of stage wsp has one; remove it")
         self.classes_at_once = classes_at_once
-        self._weights, self._head = open_weights(encoder.address), heads[0]
-        self.num_classes = self._weights.shapes[self._head][0]
-        if problems := _class_problems(run, encoder.address, self.num_classes):
+        self._model = open_model(encoder.address)
+        self.num_classes = self._model.shapes[HEAD][0]
+        problems = _class_problems(run, encoder, self.num_classes)
+        needed = "mean_patch_token" if encoder.averages_patches else "class_token"
+        if run.feature != needed:
+            problems.append(Problem("feature", f"is {run.feature}; the head of {encoder.address} needs {needed}"))
+        if problems:
             raise ConfigError(problems)
-        if run.feature != "class_token":
-            raise ConfigError(
-                [Problem("feature", f"is {run.feature}; the head of {encoder.address} needs class_token")]
-            )
 
     def __call__(self, train: Features, test: Features) -> Result:
         if (largest := int(test.labels.max())) >= self.num_classes:
             raise ConfigError([Problem("data.test", f"has class {largest}; the head has {self.num_classes:,} classes")])
-        weight = self._weights.read(self._head).float()
-        bias = self._weights.read(self._head.removesuffix("weight") + "bias").float()
+        weight, bias = (self._model.read(name).float() for name in (HEAD, BIAS))
         highest, precisions = Highest(len(test), max(_HIGHEST)), []
         for begin in range(0, self.num_classes, self.classes_at_once):
             chunk = slice(begin, begin + self.classes_at_once)
@@ -109,7 +104,7 @@ class Highest:
         return float(hit.double().mean())
 
 
-def _class_problems(run: Evaluation, address: str, num_classes: int) -> list[Problem]:
+def _class_problems(run: Evaluation, encoder: Encoder, num_classes: int) -> list[Problem]:
     """Whether the head's classes are those of data.test, as far as `classes.json` of both tell."""
     (shards,) = evaluation_shards(run.data.test, "data.test")
     timeout = run.data.test.download_timeout
@@ -118,24 +113,22 @@ def _class_problems(run: Evaluation, address: str, num_classes: int) -> list[Pro
         log.warning("%s has no %s: its labels are taken to be the head's classes", shards.address, CLASSES_FILE)
         return []
     if len(tested) != num_classes:
-        message = f"{shards.path(CLASSES_FILE)} has {len(tested):,} classes, the head of {address} {num_classes:,}"
+        message = (
+            f"{shards.path(CLASSES_FILE)} has {len(tested):,} classes, the head of {encoder.address} {num_classes:,}"
+        )
         return [Problem(shards.where, f"{message}; label it with the classes of the training set, or remove {KEY}")]
-    trained = _trained_on(address, timeout)
+    trained = _trained_on(encoder.config, timeout)
     if trained is None:
         log.info("%s of the training set is not at hand: only the number of classes was compared", CLASSES_FILE)
     elif trained.digest() != tested.digest():
-        message = f"{shards.path(CLASSES_FILE)} has other classes than the training set of {address}"
+        message = f"{shards.path(CLASSES_FILE)} has other classes than the training set of {encoder.address}"
         return [Problem(shards.where, f"{message}; label it with the same classes, or remove {KEY}")]
     return []
 
 
-def _trained_on(address: str, timeout: float) -> Classes | None:
-    """The classes of the training set that `config.yaml` beside the weights names, if they can still be read."""
-    path = open_path(address)
-    config = (path.parent if path.suffix else path) / "config.yaml"
-    if not config.exists():
-        return None
-    data = (yaml.safe_load(config.read_text()).get("data") or {}).get("train") or {}
+def _trained_on(config: Mapping[str, Any], timeout: float) -> Classes | None:
+    """The classes of the training set that a run's configuration names, if they can still be read."""
+    data = (config.get("data") or {}).get("train") or {}
     for source in (data, *(data.get("streams") or {}).values()):
         if source.get("remote") or source.get("local"):
             return known_classes(Shards("data.train", "train", source.get("remote"), source.get("local")), timeout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maws_composer.config.load import Loaded
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
@@ -43,8 +45,10 @@ def _weights_problems(run: Evaluation) -> list[Problem]:
         for name, data in (("train", run.data.train), ("test", run.data.test))
         if data.resize is not None and data.resize < size
     ]
+    if trained.encoder.averages_patches and run.feature == "class_token":
+        problems.append(Problem("feature", "these weights were fine-tuned on mean_patch_token"))
     try:
-        trained.size.grid(size)
+        replace(trained.size, patch_size=run.patch_size or trained.size.patch_size).grid(size)
     except ValueError as error:
         problems.append(Problem("image_size", str(error)))
     return problems

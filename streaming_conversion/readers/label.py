@@ -24,7 +24,8 @@ resampled together with those of --classes need --groups, which are made by the 
 Counts are exact. Memory: 150 MB for up to a million distinct hashtags, and more than that go to files in --scratch;
 for every hashtag that leads to a class 1.5 kB (with --canonical none these are all of at least --min-count images), and
 some of it again in each process; for the plan of pass 2 at most 40 bytes per image and 5 per label; and for a folder of
-images also its metadata. An interrupted labelling counts anew, and then goes on with the shards that it has.
+images also its metadata. Of shards that are compressed or in object storage each process holds two. An interrupted
+labelling counts anew, and then goes on with the shards that it has.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def evaluation(tmp_path: Path, model: ImageClassifier) -> Path:
     checkpoint = tmp_path / "wsp" / "checkpoints" / "ep0-ba10"
     tensors = {f"classifier.{name}": tensor for name, tensor in model.state_dict().items()}
     dcp.save({"state": {"model": tensors}}, checkpoint_id=checkpoint, no_dist=True)
-    config = {"model": {"size": "vit_micro"}, "data": {"train": {"remote": None, "local": str(train)}}}
+    config = {"stage": "wsp", "model": {"size": "vit_micro"}, "data": {"train": {"remote": None, "local": str(train)}}}
     (checkpoint / "config.yaml").write_text(yaml.safe_dump(config))
     files = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.name != MARKER}
     write_marker(checkpoint, files, samples=160, world_size=1)
