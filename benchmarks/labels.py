@@ -118,7 +118,7 @@ def report_memory(records: int) -> None:
     sizes = {  # records, classes, hashtags that one record has
         "base": (records, KINDS, 0),
         "records": (4 * records, KINDS, 0),
-        "classes": (records, 4 * KINDS, 0),
+        "classes": (4 * records, 4 * KINDS, 0),
         "some hashtags": (2 * records, KINDS, records),
         "more hashtags": (4 * records, KINDS, 4 * records),
     }
@@ -128,7 +128,7 @@ def report_memory(records: int) -> None:
             "{:>10,} records, {:>7,} classes, {:>9,} single hashtags: ".format(*size) + f"{peaks[name] / 1e6:5.0f} MB"
         )
     per_record = (peaks["records"] - peaks["base"]) / (3 * records)
-    per_class = (peaks["classes"] - peaks["base"]) / (3 * KINDS)
+    per_class = (peaks["classes"] - peaks["records"]) / (3 * KINDS)
     some = (peaks["some hashtags"] - peaks["base"] - per_record * records) / records
     more = (peaks["more hashtags"] - peaks["records"]) / (4 * records)
     print(
@@ -139,7 +139,7 @@ def report_memory(records: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=400_000)
+    parser.add_argument("--records", type=int, default=400_000, help="at least 100,000; default: 400,000")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
