@@ -207,7 +207,7 @@ def _groups(source: Source, options: Options, results: Sequence[PartResult]) -> 
 def _frequencies(source: Source, run: slice, result: PartResult) -> NDArray[np.float64]:
     """Of the rarest class of each image that was written."""
     assert source.labelling is not None
-    frequencies = source.labelling.frequencies[run]
+    frequencies = source.labelling.frequencies[source.labelling.rarest[run]]
     if not result.skipped:
         return frequencies
     left_out = {record["id"] for record in result.skipped}

@@ -1,22 +1,25 @@
 """Pass 1 of labelling: how many images have each hashtag and each class, and which classes there shall be.
 
-Counts are exact. Each process counts a run of images at a time and hands over its counts; what is kept grows with the
-number of distinct hashtags, not with the number of images. Sums do not depend on who counted what, so the classes are
-the same for any number of processes.
+Counts are exact. Each process counts a run of images at a time and hands over its counts; what is kept in memory is
+bounded, whatever the number of images and of distinct hashtags (see `Tally`). Sums do not depend on who counted what,
+so the classes are the same for any number of processes.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maws_composer.data.classes import Classes, LabelClass
-from streaming_conversion.canonical import SYNSET, Canonical
+from streaming_conversion.canonical import Canonical
 from streaming_conversion.hashtags import distinct
-from streaming_conversion.processes import each
+from streaming_conversion.processes import Progress, each
 from streaming_conversion.source import Entry, Source
+from streaming_conversion.tally import Tally
 from streaming_conversion.wordnet import Synset
 
 RUN = 20_000  # images that a process counts at a time
@@ -24,39 +27,58 @@ RUN = 20_000  # images that a process counts at a time
 
 @dataclass
 class Counts:
-    """Images per normalised hashtag and per class. A hashtag that an image has twice counts once, as does a class."""
+    """Images per hashtag and per class. A hashtag that an image has twice counts once, as does a class.
 
-    images: int = 0
-    hashtags: Counter[str] = field(default_factory=Counter)
-    classes: Counter[str] = field(default_factory=Counter)
+    Args:
+        images: all.
+        hashtags: of each spelling.
+        shared: of each class that several hashtags may lead to; any other has as many as its hashtag.
+    """
 
-    def add(self, other: Counts) -> None:
-        self.images += other.images
-        self.hashtags.update(other.hashtags)
-        self.classes.update(other.classes)
+    images: int
+    hashtags: Tally
+    shared: Counter[str]
+
+    def of_classes(self, canonical: Canonical) -> Iterator[tuple[str, int]]:
+        """Key of each class, and its images."""
+        yield from self.shared.items()
+        yield from ((tag, images) for tag, images in self.hashtags if canonical.is_own(tag))
 
 
-def count(source: Source, canonical: Canonical, processes: int) -> Counts:
-    """Count the hashtags and classes of all images of a source."""
-    total = Counts()
-    for counts in each(_count_run, source.parts(RUN), processes, canonical):
-        total.add(counts)
+def count(source: Source, canonical: Canonical, processes: int, scratch: Path | None = None) -> Counts:
+    """Count the hashtags and classes of all images of a source.
+
+    Args:
+        source: with hashtags.
+        canonical: which class a hashtag belongs to.
+        processes: how many; the result is the same.
+        scratch: see `Tally`.
+    """
+    total = Counts(0, Tally(scratch), Counter())
+    with Progress(len(source.entries), 0, "hashtags", delay=1) as progress:
+        for images, hashtags, shared in each(_count_run, source.parts(RUN), processes, canonical):
+            total.images += images
+            total.hashtags.add(hashtags)
+            total.shared.update(shared)
+            progress.show(total.images)
     return total
 
 
-def _count_run(canonical: Canonical, entries: Sequence[Entry]) -> Counts:
-    counts = Counts(len(entries))
+def _count_run(canonical: Canonical, entries: Sequence[Entry]) -> tuple[int, Counter[str], Counter[str]]:
+    hashtags: Counter[str] = Counter()
+    shared: Counter[str] = Counter()
     for entry in entries:
-        tags = distinct(entry.hashtags or ())
-        counts.hashtags.update(tags)
-        counts.classes.update({key for tag in tags if (key := canonical.key(tag)) is not None})
-    return counts
+        tags = distinct(entry.hashtags or (), canonical.spell)
+        hashtags.update(tags)
+        shared.update({key for tag in tags if not canonical.is_own(tag) and (key := canonical.key(tag)) is not None})
+    return len(entries), hashtags, shared
 
 
-def choose(counts: Counts, min_count: int, max_classes: int | None) -> list[str]:
+def choose(counts: Counts, canonical: Canonical, min_count: int, max_classes: int | None) -> list[str]:
     """Keys of the classes: at least `min_count` images, the most frequent first, equal ones by key."""
-    frequent = [(-images, key) for key, images in counts.classes.items() if images >= min_count]
-    return [key for _, key in sorted(frequent)[:max_classes]]
+    frequent = ((-images, key) for key, images in counts.of_classes(canonical) if images >= min_count)
+    chosen = sorted(frequent) if max_classes is None else heapq.nsmallest(max_classes, frequent)
+    return [key for _, key in chosen]
 
 
 def describe_classes(
@@ -77,21 +99,22 @@ def describe_classes(
         images: how many have at least one of the classes.
         settings: how the classes were made.
     """
-    merged: dict[str, dict[str, int]] = {key: {} for key in keys}
-    for tag, number in sorted(counts.hashtags.items(), key=lambda item: (-item[1], item[0])):
-        key = canonical.key(tag)
-        if key in merged:
-            merged[key][tag] = number
+    chosen = set(keys)
+    merged: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for tag, number in counts.hashtags:
+        if (key := canonical.key(tag)) in chosen:
+            merged[key].append((tag, number))
     classes = []
     for key in keys:
-        known = synset(key) if synset and SYNSET.fullmatch(key) else None
+        hashtags = dict(sorted(merged.pop(key), key=lambda item: (-item[1], item[0])))
+        known = synset(key) if synset and canonical.is_synset(key) else None
         classes.append(
             LabelClass(
                 name=known.lemmas[0] if known else key,
-                count=counts.classes[key],
-                synset=known.id if known else key if SYNSET.fullmatch(key) else None,
+                count=hashtags[key] if canonical.is_own(key) else counts.shared[key],
+                synset=key if canonical.is_synset(key) else None,
                 gloss=known.gloss if known else "",
-                hashtags=merged[key],
+                hashtags=hashtags,
             )
         )
     return Classes(tuple(classes), images, dict(settings))

@@ -32,27 +32,31 @@ class Grouping:
     smallest: int = 256
 
 
-def plan_groups(rarest: NDArray[np.int64], grouping: Grouping) -> tuple[NDArray[np.int64], list[int]]:
+def plan_groups(
+    rarest: NDArray[np.int32], counts: NDArray[np.int64], grouping: Grouping
+) -> tuple[NDArray[np.int64], list[int]]:
     """The order in which images are written, and how many each group has; the rarest first.
 
     Within a group images stay in the order of the source.
 
     Args:
-        rarest: for each image, how many images have its rarest class. int64 (images,)
+        rarest: for each image, the place in `counts` of its rarest class. int32 (images,)
+        counts: how many images a class may have, ascending, each once. int64
         grouping: see there.
     """
-    values, sizes = np.unique(rarest, return_counts=True)
-    lowest, groups = [int(values[0])], [0]
-    for value, size in zip(values.tolist(), sizes.tolist(), strict=True):
-        if value > lowest[-1] * grouping.ratio and groups[-1] >= grouping.smallest:
-            lowest.append(value)
+    sizes = np.bincount(rarest, minlength=len(counts)).tolist()
+    begins, groups = [int(rarest.min())], [0]
+    for place in range(begins[0], len(counts)):
+        if sizes[place] and counts[place] > counts[begins[-1]] * grouping.ratio and groups[-1] >= grouping.smallest:
+            begins.append(place)
             groups.append(0)
-        groups[-1] += size
+        groups[-1] += sizes[place]
     if len(groups) > 1 and groups[-1] < grouping.smallest:
         groups[-2:] = [groups[-2] + groups[-1]]
-        del lowest[-1]
-    group = np.searchsorted(lowest, rarest, side="right")
-    return np.argsort(group, kind="stable"), groups
+        del begins[-1]
+    group = np.zeros(len(counts), np.min_scalar_type(len(groups)))
+    group[begins[1:]] = 1
+    return np.argsort(np.cumsum(group, dtype=group.dtype)[rarest], kind="stable"), groups
 
 
 def describe_group(shards: int, frequencies: NDArray[np.float64]) -> Group:

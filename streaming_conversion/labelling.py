@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from maws_composer.data.classes import Classes
 from streaming_conversion.canonical import Canonical
 from streaming_conversion.counting import Counts, choose, count, describe_classes
 from streaming_conversion.groups import Grouping
+from streaming_conversion.hashtags import RAW, as_written, normalise
 from streaming_conversion.labels import Ragged, find_labels, labelled
 from streaming_conversion.problems import ConversionError, counted
-from streaming_conversion.report import Report
+from streaming_conversion.report import Report, follow
 from streaming_conversion.source import Source
 from streaming_conversion.wordnet import WordNet
 
@@ -29,6 +29,7 @@ def from_hashtags(
     settings: Mapping[str, Any],
     grouping: Grouping | None,
     processes: int,
+    scratch: Path | None = None,
 ) -> Source:
     """Make classes from a source's hashtags, and label its images.
 
@@ -40,18 +41,19 @@ def from_hashtags(
         settings: go into `classes.json`.
         grouping: see `labelled`.
         processes: how many; the result is the same.
+        scratch: for counts that do not fit in memory; None for the system's temporary folder.
 
     Raises:
         ConversionError: no image has a class.
     """
-    counts = count(source, canonical, processes)
-    keys = choose(counts, *limits)
+    counts = count(source, canonical, processes, scratch)
+    keys = choose(counts, canonical, *limits)
     place = {key: index for index, key in enumerate(keys)}
-    canonical_keys = {tag: key for tag in counts.hashtags if (key := canonical.key(tag)) is not None}
-    indices = {tag: place[key] for tag, key in canonical_keys.items() if key in place}
-    labels = _find(source, indices, counts, processes)
-    with_class = int((labels.lengths > 0).sum())
+    indices = {tag: place[key] for tag, _ in counts.hashtags if (key := canonical.key(tag)) in place}
+    labels = _find(source, indices, counts, canonical, processes)
+    with_class = int(labels.count_lengths(1)[1])
     classes = describe_classes(keys, counts, canonical, wordnet.synset if wordnet else None, with_class, settings)
+    _say_apart(canonical, indices)
 
     def ambiguous(tag: str) -> str | None:
         if wordnet is None or not canonical.is_ambiguous(tag):
@@ -61,30 +63,43 @@ def from_hashtags(
         name = f"{taken}, {wordnet.synset(taken).gloss:.60}" if taken else "dropped"
         return f"{name} (of {counted(len(senses), 'sense')})"
 
-    too_rare = frozenset(canonical_keys.keys() - indices.keys())
-    report = _report(classes, labels, counts, indices, too_rare=too_rare, ambiguous=ambiguous)
-    return labelled(source, labels, classes, grouping, report)
+    fates = follow(counts.hashtags, indices, canonical.key, ambiguous)
+    return labelled(source, labels, classes, grouping, _report(Report.of(classes, labels, fates)))
 
 
-def from_classes(source: Source, classes: Classes, processes: int) -> Source:
-    """Label a source's images with the classes of another dataset, in the order of the source.
+def from_classes(
+    source: Source, classes: Classes, grouping: Grouping | None, processes: int, scratch: Path | None = None
+) -> Source:
+    """Label a source's images with the classes of another dataset.
+
+    Args:
+        source: with hashtags, which are spelled as those of `classes` were.
+        classes: with the counts of that other dataset, which also make the groups.
+        grouping: see `labelled`.
+        processes: how many; the result is the same.
+        scratch: for counts that do not fit in memory; None for the system's temporary folder.
 
     Raises:
         ConversionError: no image has a class.
     """
-    indices = {tag: index for index, each in enumerate(classes.classes) for tag in each.hashtags}
-    counts = count(source, Canonical("table"), processes)
-    labels = _find(source, indices, counts, processes)
-    return labelled(source, labels, classes, None, _report(classes, labels, counts, indices))
+    canonical = Canonical("table", spell=as_written if classes.settings.get("spelling") == RAW else normalise)
+    indices: dict[str, int] = {}
+    for index, each in enumerate(classes.classes):
+        for tag in each.hashtags:
+            indices.setdefault(canonical.spell(tag), index)  # an earlier version may have spelled it otherwise
+    counts = count(source, canonical, processes, scratch)
+    labels = _find(source, indices, counts, canonical, processes)
+    fates = follow(counts.hashtags, indices)
+    return labelled(source, labels, classes, grouping, _report(Report.of(classes, labels, fates)))
 
 
-def _find(source: Source, indices: Mapping[str, int], counts: Counts, processes: int) -> Ragged:
+def _find(source: Source, indices: Mapping[str, int], counts: Counts, canonical: Canonical, processes: int) -> Ragged:
     """The labels of all images.
 
     Raises:
         ConversionError: there are none.
     """
-    labels = find_labels(source, indices, processes)
+    labels = find_labels(source, indices, canonical.spell, processes)
     if not len(labels.values):
         frequent = [f"#{tag}: {counted(number, 'image')}" for tag, number in counts.hashtags.most_common(10)]
         raise ConversionError(
@@ -95,11 +110,16 @@ def _find(source: Source, indices: Mapping[str, int], counts: Counts, processes:
     return labels
 
 
-def _report(
-    classes: Classes, labels: Ragged, counts: Counts, indices: Mapping[str, int], **more: Any
-) -> dict[str, bytes]:
-    per_class = np.bincount(labels.values, minlength=len(classes))
-    report = Report(classes, labels.lengths, per_class, counts.hashtags, indices, **more)
+def _say_apart(canonical: Canonical, indices: Mapping[str, int]) -> None:
+    """Where each hashtag is a class, a class "Cat" of the table does not take in the class of #cat."""
+    for name in sorted(canonical.names):
+        tag = canonical.spell(name)
+        if tag != name and canonical.is_own(tag) and tag in indices:
+            print(f"--table: {name} and {tag} are two classes; a class {tag} in the table is one with #{tag}",
+                  file=sys.stderr)  # fmt: skip
+
+
+def _report(report: Report) -> dict[str, bytes]:
     text = report.text()
     print(text[: text.index("\n\n")], file=sys.stderr)
     return {REPORT: text.encode(), PLOT: report.png()}

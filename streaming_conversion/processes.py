@@ -30,18 +30,22 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class Progress:
-    """Pictures written or skipped, as a bar.
+    """Pictures that are done, as a bar.
 
     Args:
         total: pictures of the whole conversion.
         before: those of parts that were finished before.
+        what: goes before the bar.
+        delay: seconds before the bar is shown; what takes less needs none.
     """
 
-    def __init__(self, total: int, before: int) -> None:
+    def __init__(self, total: int, before: int, what: str | None = None, delay: float = 0) -> None:
         self._before = before
         # a terminal wants a lively bar, a log file a line now and then
         pause = 0.5 if sys.stderr.isatty() else 30
-        self._bar = tqdm(total=total, initial=before, unit=" images", mininterval=pause, smoothing=0.05)
+        self._bar = tqdm(
+            total=total, initial=before, desc=what, unit=" images", mininterval=pause, smoothing=0.05, delay=delay
+        )
 
     def show(self, done: int) -> None:
         """Show how many this run has done so far."""

@@ -44,13 +44,15 @@ class Labelling:
     Args:
         classes: `Classes.digest()`.
         groups: how many entries each group has, one group behind the other; [] without groups.
-        frequencies: of the rarest class of each entry. float64 (entries,)
+        rarest: for each entry, the place in `frequencies` of its rarest class. int32 (entries,)
+        frequencies: that a class may have, ascending. float64
         files: name -> content of what is written beside `dataset.json`.
         unlabelled: images that were left out because they have no class.
     """
 
     classes: str
     groups: Sequence[int]
+    rarest: NDArray[np.int32]
     frequencies: NDArray[np.float64]
     files: Mapping[str, bytes]
     unlabelled: int

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from streaming_conversion.hashtags import normalise
+from streaming_conversion.hashtags import Spelling, normalise
 from streaming_conversion.problems import ConversionError
 
 DEFAULT_FOLDER = Path("/usr/share/wordnet")
@@ -34,12 +34,13 @@ class WordNet:
 
     Args:
         folder: with `index.noun` and `data.noun`.
+        spell: brings a lemma to the spelling that hashtags have.
 
     Raises:
         ConversionError: it does not have them, or they are damaged.
     """
 
-    def __init__(self, folder: Path = DEFAULT_FOLDER) -> None:
+    def __init__(self, folder: Path = DEFAULT_FOLDER, spell: Spelling = normalise) -> None:
         self._data = folder / DATA
         absent = [name for name in (INDEX, DATA) if not (folder / name).is_file()]
         if absent:
@@ -50,7 +51,15 @@ class WordNet:
             )
         text = (folder / INDEX).read_bytes()
         self.digest = hashlib.sha256(text).hexdigest()[:16]
-        self.senses = _senses(text.decode("utf-8", "replace"), folder / INDEX)
+        self.senses = _senses(text.decode("utf-8", "replace"), folder / INDEX, spell)
+
+    def has(self, identifier: str) -> bool:
+        """Whether there is such a synset."""
+        try:
+            self.synset(identifier)
+        except ConversionError:
+            return False
+        return True
 
     def synset(self, identifier: str) -> Synset:
         """The synset of an identifier such as "n02132136".
@@ -71,8 +80,8 @@ class WordNet:
         return Synset(identifier, lemmas, gloss.strip())
 
 
-def _senses(text: str, path: Path) -> dict[str, tuple[str, ...]]:
-    """Normalised lemma -> its synsets, the most frequent sense first.
+def _senses(text: str, path: Path, spell: Spelling) -> dict[str, tuple[str, ...]]:
+    """A lemma's spelling -> its synsets, the most frequent sense first.
 
     Lemmas that differ in separators only ("sea bass", "seabass") come together: all first senses before all second.
     """
@@ -89,7 +98,7 @@ def _senses(text: str, path: Path) -> dict[str, tuple[str, ...]]:
                 raise ValueError
         except (ValueError, IndexError) as error:
             raise ConversionError(f"{path}, line {number}: not a line of WordNet's index: {line:.60}") from error
-        ranks = ranked[normalise(fields[0])]
+        ranks = ranked[spell(fields[0])]
         for rank, offset in enumerate(offsets):
             ranks.setdefault(f"n{offset:08}", rank)
     return {lemma: tuple(sorted(ranks, key=ranks.__getitem__)) for lemma, ranks in ranked.items() if lemma}

@@ -104,11 +104,13 @@ def with_groups(index: Index, text: bytes) -> Index:
     """
     path = index.source.path(columns.DATASET_FILE)
     try:
-        groups = columns.DatasetFile.from_json(text).groups
+        dataset = columns.DatasetFile.from_json(text)
     except columns.DatasetFileError as error:
         raise ConfigError([Problem(index.source.where, f"{path}: {error}")]) from error
+    groups = dataset.groups
     if not groups:
-        message = f"{path} names no groups of shards, which resampling needs; label the dataset anew, or set it to null"
+        cure = "without --groups, as with --classes it is by default" if dataset.classes else "without labels"
+        message = f"{path} names no groups of shards, which resampling needs: it was made {cure}; null switches it off"
         raise ConfigError([Problem("data.train.resampling", message)])
     ends = np.cumsum([group.shards for group in groups])
     starts = np.concatenate([[0], np.cumsum(index.sizes)])

@@ -120,7 +120,8 @@ def test_groups_must_be_there_and_be_those_of_the_shards(index, tmp_path: Path):
     path = index.source.path("dataset.json")
     shards, images = index.groups[0].shards, index.groups[0].images
     cases = {
-        text.replace('"groups"', '"none"'): f"data.train.resampling: {path} names no groups of shards",
+        text.replace('"groups"', '"none"'): f"data.train.resampling: {path} names no groups of shards, "
+        "which resampling needs: it was made without --groups",
         text.replace(f'"shards": {shards}', f'"shards": {shards + 1}', 1): "they are of two datasets",
         text.replace(f'"images": {images}', f'"images": {images + 1}', 1): "other numbers of images than index.json",
         "{": "damaged",

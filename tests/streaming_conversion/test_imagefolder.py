@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from maws_composer.data.classes import Classes, LabelClass
 from maws_composer.data.columns import DatasetFile
 from streaming_conversion.cli import main
 from tests.streaming_conversion.conftest import save_images
@@ -49,7 +50,24 @@ def test_a_validation_split_has_the_training_indices(tmp_path: Path, capsys: pyt
     capsys.readouterr()
     folders(tmp_path / "val", {"yak": 1})
     error = failure(capsys, "imagefolder", val, tmp_path / "c", *options)
-    assert error == f"{val} has 1 folder that {tmp_path}/a/classes.json does not name:\n\n  yak\n"
+    summary = f"{val} and {tmp_path}/a/classes.json do not fit: 1 problem"
+    assert error == f"{summary}:\n\n  yak: there is no such class\n"
     shutil.copy(val / "owl/a/0000.jpg", val / "lost.jpg")
     error = failure(capsys, "imagefolder", val, tmp_path / "c", *options)
     assert error == f"1 image of {val} in no class's folder:\n\n  lost.jpg\n"
+
+
+def test_a_folder_is_a_synset_or_the_only_class_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bird, machine = LabelClass("crane", 5, "n02012849"), LabelClass("crane", 4, "n03126707")
+    (tmp_path / "classes.json").write_text(Classes((bird, machine, LabelClass("owl", 1, "n01621127")), 10).to_json())
+    options = ["--processes", "1", "--classes", str(tmp_path / "classes.json")]
+    val = folders(tmp_path / "val", {"n03126707": 1, "owl": 1, "n02012849": 1})
+    assert main(["imagefolder", str(val), str(tmp_path / "mds"), *options]) == 0
+    read = [(sample["id"].split("/")[0], sample["labels"].tolist()) for sample in samples(tmp_path / "mds")]
+    assert read == [("n02012849", [0]), ("n03126707", [1]), ("owl", [2])]
+
+    folders(tmp_path / "val", {"crane": 1})
+    capsys.readouterr()
+    assert "  crane: 2 classes have that name, n02012849 or n03126707; name the folder by its synset\n" in failure(
+        capsys, "imagefolder", val, tmp_path / "other", *options
+    )

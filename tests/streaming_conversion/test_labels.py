@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import unicodedata
 from collections import Counter
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from streaming import LocalDataset
+from tqdm import tqdm
 
 from maws_composer.data.classes import Classes
 from maws_composer.data.columns import DatasetFile
 from streaming_conversion.cli import main
-from streaming_conversion.hashtags import normalise
+from streaming_conversion.hashtags import as_written, normalise
 from tests.streaming_conversion.conftest import content, save_images, write_metadata
 
 BROWN_BEAR, POLAR_BEAR, RIVER_BANK, MONEY_BANK = "brown bear", "polar bear", "bank", "depository"
@@ -108,6 +110,24 @@ def named_labels(folder: Path) -> list[tuple[list[str], set[str]]]:
         ("st._bernard's", "stbernards"),
         ("c++", "c++"),
         ("№1", "no1"),
+        ("#don´t", "dont"),  # an acute accent for an apostrophe
+        ("don`t", "dont"),
+        ("a¨", "a"),
+        ("か゛", "が"),
+        ("ok〜", "ok"),
+        ("ok～", "ok"),
+        ("#İstanbul", "istanbul"),
+        ("IŞIK", "işik"),  # without knowing that it is Turkish
+        ("ışık", "ışık"),
+        ("葛\U000e0100城", "葛城"),  # an ideographic variation selector
+        ("ᠮᠣ\u180bᠩ", "ᠮᠣᠩ"),
+        ("a\u034fb", "ab"),
+        ("العـــربية", "العربية"),  # tatweel
+        ("👋🏽", "👋🏽"),
+        (ENGLAND := "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", ENGLAND),
+        (SCOTLAND := "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", SCOTLAND),
+        ("🏴", "🏴"),
+        ("a\U000e0067\ud83d", "a"),  # tags without a flag, half a surrogate pair
         ("###", ""),
         (" _ ", ""),
     ],
@@ -246,8 +266,8 @@ def test_runs_of_images_are_counted_alike_in_other_processes(tmp_path: Path) -> 
     entries = [Entry(str(number), str(number), tuple(row)) for number, row in enumerate(tags)]
     source = Source("label", {}, entries, bytes)
     one, two = (counting.count(source, Canonical("none"), processes) for processes in (1, 2))
-    assert one == two and one.images == len(tags)
-    assert dict(one.classes) == dict(brute_force(tags, 1, 10_000)[0])
+    assert list(one.hashtags) == list(two.hashtags) and one.images == two.images == len(tags)
+    assert dict(one.hashtags) == dict(brute_force(tags, 1, 10_000)[0])
 
 
 def test_held_out_images_are_numbered_by_the_training_classes(tmp_path: Path) -> None:
@@ -258,6 +278,83 @@ def test_held_out_images_are_numbered_by_the_training_classes(tmp_path: Path) ->
     assert (val / "classes.json").read_bytes() == (train / "classes.json").read_bytes()
     about = DatasetFile.from_json((val / "dataset.json").read_bytes())
     assert about.groups == [] and about.classes == classes(train).digest()
+
+
+def test_several_training_sets_are_grouped_by_the_same_counts(tmp_path: Path) -> None:
+    first = [["cat", "owl"], ["cat"], ["cat"], ["dog"], ["dog"]]
+    a = label(photos(tmp_path / "a", first), tmp_path / "first", "--canonical", "none")
+    second = photos(tmp_path / "b", [["cat"], ["dog", "cat"], ["owl"], ["bird"], ["cat"], ["owl", "cat"]])
+    given = ["--classes", a / "classes.json", "--groups", "--group-images", 1]
+    b = label(second, tmp_path / "second", *given)
+    assert (b / "classes.json").read_bytes() == (a / "classes.json").read_bytes()
+    tags = [sample["hashtags"] for sample in samples(b)]
+    # owl 1, dog 2, cat 3 of 5 images in `first`
+    assert [sorted(tags[:2]), tags[2], tags[3:]] == [[["owl"], ["owl", "cat"]], ["dog", "cat"], [["cat"], ["cat"]]]
+    groups = DatasetFile.from_json((b / "dataset.json").read_bytes()).groups
+    assert [(group.images, group.lowest, group.highest) for group in groups] == [
+        (2, 1 / 5, 1 / 5),
+        (1, 2 / 5, 2 / 5),
+        (2, 3 / 5, 3 / 5),
+    ]
+
+
+def test_raw_hashtags_are_taken_letter_by_letter(tmp_path: Path, wordnet: dict[str, str]) -> None:
+    tags = [["bear", "Bear"], ["ursus_arctos"], ["Bear", "ursusarctos"]]
+    assert as_written("#Ｂear\ud83d") == "#Ｂear?"
+    source = photos(tmp_path / "photos", tags)
+    own = label(source, tmp_path / "own", "--canonical", "none", "--raw-hashtags")
+    assert {each.name: each.count for each in classes(own).classes} == {
+        "Bear": 2, "bear": 1, "ursus_arctos": 1, "ursusarctos": 1,
+    }  # fmt: skip
+    synsets = label(source, tmp_path / "synsets", "--raw-hashtags", "--wordnet", tmp_path / "dict")
+    assert named_labels(synsets) == [(tags[1], {BROWN_BEAR})]
+    held_out = photos(tmp_path / "held-out", [["bear"], ["BEAR"], ["Bear"]])
+    val = label(held_out, tmp_path / "val", "--classes", own / "classes.json")
+    assert named_labels(val) == [(["bear"], {"bear"}), (["Bear"], {"Bear"})]
+
+
+def test_a_table_names_all_synsets_that_wordnet_lacks(
+    tmp_path: Path, wordnet: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.tsv"
+    table.write_text(f"a\tn99999999\nteddy\t{wordnet[BROWN_BEAR]}\nb\tn00000001\n")
+    source = photos(tmp_path / "photos", [["teddy"]])
+    error = failure(capsys, "label", source, tmp_path / "mds", "--wordnet", tmp_path / "dict", "--table", table)
+    assert error == (
+        f"{table} cannot be used: 2 problems:\n\n  {table}, line 1: WordNet has no synset n99999999\n"
+        f"  {table}, line 3: WordNet has no synset n00000001\n"
+    )
+
+
+def test_where_each_hashtag_is_a_class_the_table_merges_by_the_very_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.tsv"
+    table.write_text("kitty\tCat\npuppy\tdog\n")
+    source = photos(tmp_path / "photos", [["kitty", "cat"], ["puppy", "Dog"], ["n02132136"]])
+    mds = label(source, tmp_path / "mds", "--canonical", "none", "--table", table)
+    assert [(each.name, each.count, each.synset) for each in classes(mds).classes] == [
+        ("Cat", 1, None), ("cat", 1, None), ("dog", 1, None), ("n02132136", 1, None),
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    assert "--table: Cat and cat are two classes; a class cat in the table is one with #cat\n" in said
+    assert said.count("two classes") == 1
+
+
+def test_both_passes_show_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    def bar(**options: Any) -> Any:
+        bars.append((options, tqdm(**options, file=io.StringIO())))
+        return bars[-1][1]
+
+    monkeypatch.setattr("streaming_conversion.processes.tqdm", bar)
+    label(photos(tmp_path / "photos", [["a"], ["a"], []]), tmp_path / "mds", "--canonical", "none")
+    assert [(options["desc"], bar.n, bar.total) for options, bar in bars] == [
+        ("hashtags", 3, 3),
+        ("labels", 3, 3),
+        (None, 2, 2),
+    ]
 
 
 def test_groups_do_without_pictures_that_cannot_be_used(tmp_path: Path) -> None:
@@ -275,9 +372,9 @@ def test_groups_do_without_pictures_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tagged"], "there is no WordNet in {0}/dict (index.noun and data.noun missing): install Debian's package "
-         "wordnet-base, or name the dict folder of Princeton's WordNet with --wordnet, or do without: --canonical "
-         "table or none\n"),
+        (["tagged", "--wordnet", "{0}/dict"], "there is no WordNet in {0}/dict (index.noun and data.noun missing): "
+         "install Debian's package wordnet-base, or name the dict folder of Princeton's WordNet with --wordnet, "
+         "or do without: --canonical table or none\n"),
         (["bare", "--canonical", "none"], "{0}/bare has no hashtags: no line of its metadata.jsonl has any, or there "
          "is none\n"),
         (["shards", "--canonical", "none"], "{0}/shards/part-000000/shard.00000.mds has no column hashtags; it has id, "
@@ -291,6 +388,14 @@ def test_groups_do_without_pictures_that_cannot_be_used(tmp_path: Path) -> None:
          "  {0}/bad.tsv, line 5: the hashtag cat has another class already ({0}/bad.tsv, line 1)\n"),
         (["tagged", "--classes", "{0}/bad.tsv"], "{0}/bad.tsv: classes.json is damaged: JSONDecodeError('Expecting "
          "value: line 1 column 1 (char 0)')\n"),
+        (["tagged", "--classes", "{0}/bad.tsv", "--canonical", "none", "--min-count", "1"], "--canonical and "
+         "--min-count would do nothing with --classes, whose classes and spelling are taken\n"),
+        (["tagged", "--classes", "{0}/bad.tsv", "--group-images", "9"], "--group-images would do nothing without "
+         "groups; --groups makes them\n"),
+        (["tagged", "--no-groups", "--group-ratio", "2"], "--group-ratio would do nothing without groups; --groups "
+         "makes them\n"),
+        (["tagged", "--canonical", "none", "--wordnet", "{0}/dict", "--ambiguous", "first"], "--wordnet and "
+         "--ambiguous would do nothing with --canonical none\n"),
     ],
 )  # fmt: skip
 def test_mistakes_have_one_clear_sentence(
@@ -302,6 +407,6 @@ def test_mistakes_have_one_clear_sentence(
     (tmp_path / "bad.tsv").write_text("cat\tanimal\ndog animal\n\n#\tnothing\n#Cat\tpet\n")
     source, *options = (text.format(tmp_path) for text in arguments)
     capsys.readouterr()
-    command = ["label", tmp_path / source, tmp_path / "mds", "--wordnet", tmp_path / "dict", "--processes", 1, *options]
+    command = ["label", tmp_path / source, tmp_path / "mds", "--processes", 1, *options]
     assert failure(capsys, *command) == message.format(tmp_path)
     assert not (tmp_path / "mds/index.json").exists()
