@@ -92,8 +92,8 @@ class BinnedMeanAveragePrecision(Metric):
 
     Bins are of equal width in log p - log(1 - p), so that neither the tiny probabilities of many classes nor those near
     1 of a confident model share one. Images in one bin count as equally probable, which is all that makes this differ
-    from the exact figure. Memory: 8 bytes per class and bin, 90 MB for 28,000 classes, and two and a half times that
-    again while it is computed.
+    from the exact figure. Memory: 8 bytes per class and bin, 90 MB for 28,000 classes, and for a moment, when it is
+    computed, four and a half times that.
 
     Args:
         num_classes: columns of the logits.
