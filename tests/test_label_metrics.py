@@ -45,10 +45,19 @@ def test_precision_is_the_share_of_images_with_any_label_among_the_best(k, batch
 
 
 @pytest.mark.parametrize(("third", "first"), [("head", 0), ("middle", 4), ("tail", 8)])
-def test_thirds_are_by_the_rarest_label(third, first, batch):
-    rows = [(row, labels) for row, labels in counted(batch) if first <= max(labels) < first + 4]
-    hits = [int(row.argmax()) in labels for row, labels in rows]
+def test_a_third_is_of_the_images_whose_rarest_label_is_there_and_of_their_labels_there(third, first, batch):
+    wanted = set(range(first, first + 4))
+    rows = [(row, wanted & set(labels)) for row, labels in counted(batch) if max(labels) in wanted]
+    hits = [int(row.argmax()) in of_third for row, of_third in rows]
     assert measured(PrecisionAt(1, third), batch) == pytest.approx(np.mean(hits))
+
+
+def test_who_only_ever_says_the_most_frequent_class_is_never_right_in_the_tail():
+    labels = torch.tensor([[0, 11], [0, 8], [0, -1], [10, -1]])
+    logits, valid = torch.eye(CLASSES)[torch.zeros(4, dtype=torch.int64)], torch.ones(4, dtype=torch.bool)
+    found = {third: measured(PrecisionAt(1, third), (logits, labels, valid)) for third in ("head", "tail")}
+    assert found == {"head": 1, "tail": 0}
+    assert measured(PrecisionAt(1), (logits, labels, valid)) == 0.75
 
 
 def test_the_loss_is_the_mean_over_labelled_images(batch):
@@ -57,17 +66,45 @@ def test_the_loss_is_the_mean_over_labelled_images(batch):
     assert measured(LabelLoss(), batch) == pytest.approx(losses.mean().item(), rel=1e-6)
 
 
-def test_binned_average_precision_is_the_exact_one_of_binned_probabilities_and_close_to_that_of_all(batch):
-    rows = counted(batch)
-    scores = torch.tensor(np.array([row for row, _ in rows])).log_softmax(1)
-    has = torch.tensor([[number in labels for number in range(CLASSES)] for _, labels in rows])
+def confident(batch, by: float):
+    """As a model says it that is sure of itself: of a label of three images in four, of any class of the others."""
+    logits, labels, valid = batch
+    rng = np.random.default_rng(1)
+    said = np.where(rng.random(IMAGES) < 0.75, labels[:, 0], rng.integers(0, CLASSES, IMAGES))
+    sure = logits.clone()
+    sure[torch.arange(IMAGES), torch.tensor(said).clamp(min=0)] += torch.tensor(by * rng.uniform(0.5, 1, IMAGES))
+    return sure.float(), labels, valid
+
+
+def log_odds(logits: np.ndarray) -> np.ndarray:
+    """Of each class against all others, written out, in fp64."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    others = np.stack([np.delete(exponents, number, 1).sum(1) for number in range(CLASSES)], 1)
+    return np.log(exponents) - np.log(others)
+
+
+@pytest.mark.parametrize("by", [0, 6, 12, 20])
+@pytest.mark.parametrize(("third", "first", "end"), [(None, 0, 12), ("head", 0, 4), ("middle", 4, 8), ("tail", 8, 12)])
+def test_binned_average_precision_is_that_of_binned_log_odds_and_close_to_the_exact_one(by, third, first, end, batch):
+    said = confident(batch, by)
+    rows = counted(said)
+    scores = torch.tensor(log_odds(np.array([row for row, _ in rows])))[:, first:end]
+    has = torch.tensor([[number in labels for number in range(first, end)] for _, labels in rows])
     present = has.any(0)
-    assert not present[-1]
+    assert present.all() or third in (None, "tail")  # nobody has the last class
     scores, has = scores[:, present], has[:, present].long()
-    binned = 1 - (scores / -0.1).floor().clamp(max=199) / 200
-    found = measured(BinnedMeanAveragePrecision(CLASSES), batch)
-    assert found == pytest.approx(multilabel_average_precision(binned, has, CLASSES - 1).item(), rel=1e-5)
-    assert found == pytest.approx(multilabel_average_precision(scores.exp(), has, CLASSES - 1).item(), abs=0.02)
+
+    def mean_average_precision(between_0_and_1: torch.Tensor) -> float:
+        return multilabel_average_precision(between_0_and_1, has, has.shape[1]).item()
+
+    found = measured(BinnedMeanAveragePrecision(CLASSES, third), said)
+    binned = ((scores + 20) / 0.1).ceil().clamp(1, 400) / 400
+    assert found == pytest.approx(mean_average_precision(binned), rel=1e-5)
+    ranks = scores.argsort(0).argsort(0) / len(scores)
+    assert found == pytest.approx(mean_average_precision(ranks), abs=0.02)
+
+
+def test_what_is_perfect_has_an_average_precision_of_1(batch):
     _, labels, valid = batch
     perfect = torch.zeros(IMAGES, CLASSES + 1).scatter(1, labels.where(labels >= 0, CLASSES), 50.0)[:, :CLASSES]
     assert measured(BinnedMeanAveragePrecision(CLASSES), (perfect, labels, valid)) == 1
@@ -75,6 +112,10 @@ def test_binned_average_precision_is_the_exact_one_of_binned_probabilities_and_c
 
 def test_memory_does_not_grow_with_the_images():
     metric = BinnedMeanAveragePrecision(28_000)
-    metric.update(torch.zeros(2, 28_000), torch.tensor([[5], [27_999]]), torch.ones(2, dtype=torch.bool))
-    assert sum(state.numel() * state.element_size() for state in (metric.images, metric.with_label)) < 100e6
+    held = []
+    for _ in range(3):
+        metric.update(torch.zeros(2, 28_000), torch.tensor([[5], [27_999]]), torch.ones(2, dtype=torch.bool))
+        states = [getattr(metric, name) for name in metric._defaults]
+        held.append(sum(state.numel() * state.element_size() for state in states))
+    assert held == [held[0]] * 3 and held[0] < 100e6
     assert metric.compute().item() == pytest.approx(0.5)

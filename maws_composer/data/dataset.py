@@ -247,17 +247,12 @@ class SampleDataset(StreamingDataset):
         """The class indices of a sample.
 
         Raises:
-            ShardError: one of them is no class; a device would read beyond its tables, or fail without a name.
+            ShardError: one of them is no class.
         """
-        labels, place = np.asarray(sample[LABELS]), f"{sample[ID]} ({self._place(sample_id)})"
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise ShardError(f"{place} has labels that are no list of integers: {labels!r:.80}")
-        highest = len(labels) and int(labels.max())
-        if self.num_classes is not None and highest >= self.num_classes:
-            raise ShardError(f"{place} has label {highest}; there are classes 0 to {self.num_classes - 1}")
-        if len(labels) and (lowest := int(labels.min())) < 0:
-            raise ShardError(f"{place} has label {lowest}; classes are numbered from 0")
-        return labels.astype(np.int64)
+        try:
+            return class_indices(sample[LABELS], self.num_classes)
+        except ValueError as error:
+            raise ShardError(f"{sample[ID]} ({self._place(sample_id)}) {error}") from error
 
     def _usable(self, sample_id: int, raw: Sample) -> tuple[Sample, int | None]:
         """The sample, or the next of its shard that can be used; and its id if it is another."""
@@ -301,3 +296,20 @@ def _claim(folder: Path, streams: Sequence[DataStream]) -> None:
         if stream.source.is_cached:
             claim(Path(stream.local), f"{stream.source.key}.local")
             stream.fetch_index()
+
+
+def class_indices(value: Any, num_classes: int | None) -> NDArray[np.int64]:
+    """What the column `labels` holds of a sample.
+
+    Raises:
+        ValueError: one of them is no class; a device would read beyond its tables, or fail without a name.
+    """
+    labels = np.asarray(value)
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise ValueError(f"has labels that are no list of integers: {labels!r:.80}")
+    highest = len(labels) and int(labels.max())
+    if num_classes is not None and highest >= num_classes:
+        raise ValueError(f"has label {highest}; there are classes 0 to {num_classes - 1}")
+    if len(labels) and (lowest := int(labels.min())) < 0:
+        raise ValueError(f"has label {lowest}; classes are numbered from 0")
+    return labels.astype(np.int64)

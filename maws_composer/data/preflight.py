@@ -28,6 +28,7 @@ from maws_composer.data.index import (
     shard_bytes,
     with_groups,
 )
+from maws_composer.data.label_preflight import label_problems
 from maws_composer.data.loader import dataset_folder, is_resampled, train_order, wanted_columns
 from maws_composer.data.order import TrainOrder
 from maws_composer.data.resampling import describe
@@ -100,6 +101,7 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
         sources = [*training_shards(train), *(evaluation_shards(evaluation) if evaluation is not None else [])]
         by_frequency = run.model.get("frequency_thirds", False)
         problems += class_problems(run.model["num_classes"], sources, train.download_timeout, by_frequency)
+        problems = problems or _label_problems(train, evaluation, run.model["num_classes"])
     if CAPTION in columns:
         text = run.model["text"]
         problems += tokenizer_problems(text.name, text.context_length)
@@ -165,6 +167,13 @@ def _read(shards: Sequence[Shards], data: Source, columns: Sequence[str]) -> tup
             indexes.append(index)
             problems += column_problems(index, wanted_columns(data, columns)) + hash_problems(index, data.validate_hash)
     return indexes, problems
+
+
+def _label_problems(train: TrainData, evaluation: EvalData | None, num_classes: int) -> list[Problem]:
+    problems = label_problems(training_shards(train), train, num_classes)
+    if evaluation is not None:
+        problems += label_problems(evaluation_shards(evaluation), evaluation, num_classes)
+    return problems
 
 
 def _report(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:

@@ -13,12 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.evaluation.features import Features, Result, count_classes, soft_targets, top1
 from maws_composer.parallel.precision import torch_device
 from maws_composer.registry import register_evaluation
 
 Positive = Annotated[int, Field(gt=0)]
 LearningRate = Annotated[float, Field(gt=0)]
+
+_FEWEST = 2  # images of a batch, or BatchNorm would divide by nothing
 
 
 @register_evaluation("linear_probe")
@@ -31,14 +34,17 @@ class LinearProbe:
     train on all of them; test images choose nothing.
 
     Args:
-        learning_rates: to try, each times batch_size / 256.
+        learning_rates: to try, each times the images of a step / 256.
         epochs: passes over the training images.
-        warmup_epochs: linear rise of the learning rate; a half cosine to 0 follows.
-        batch_size: images per step.
+        warmup_epochs: linear rise of the learning rate; a half cosine to 0 follows in the other epochs.
+        batch_size: images per step at most; the steps of an epoch share its images equally.
         momentum: of SGD.
         optimizer: `sgd`, or `lars`, which scales each step to the length of the weights (You et al. 2017).
         held_out: share of the training images that chooses the learning rate.
         seed: of the split, of initial weights and of the order of images.
+
+    Raises:
+        ConfigError: no epoch is left after the warm-up; or, when called, too few images are not held out.
     """
 
     learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -49,6 +55,11 @@ class LinearProbe:
     optimizer: Literal["sgd", "lars"] = "sgd"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs >= self.epochs:
+            message = f"{self.warmup_epochs} leaves none of {self.epochs} epochs to decay in; lower it"
+            raise ConfigError([Problem("evaluations.linear_probe.warmup_epochs", message)])
 
     def __call__(self, train: Features, test: Features) -> Result:
         classes = count_classes(train, test)
@@ -61,6 +72,10 @@ class LinearProbe:
         """Each learning rate and its accuracy on training images that were held out."""
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
         held_out = math.ceil(self.held_out * len(train))
+        if len(train) - held_out < _FEWEST:
+            message = f"{self.held_out} of {len(train)} training images leaves {len(train) - held_out} to train on; "
+            message += f"{_FEWEST} are needed"
+            raise ConfigError([Problem("evaluations.linear_probe.held_out", message)])
         heads = self.fit(train.rows(order[held_out:]), classes, self.learning_rates)
         accuracies = heads.top1(train.rows(order[:held_out]))
         return tuple(zip(self.learning_rates, accuracies, strict=True))
@@ -71,8 +86,7 @@ class LinearProbe:
         generator = torch.Generator().manual_seed(self.seed)
         heads = Heads(train.values.shape[1], classes, len(learning_rates), generator).to(device)
         velocity = [torch.zeros_like(heads.weight), torch.zeros_like(heads.bias)]
-        scale = min(self.batch_size, len(train)) / 256
-        rates = torch.tensor(learning_rates, device=device).view(-1, 1, 1) * scale
+        rates = torch.tensor(learning_rates, device=device).view(-1, 1, 1)
         values, labels = train.values.to(device), train.labels.to(device)
         for rows, factor in self._steps(len(train), generator):
             chosen = rows.to(device)
@@ -81,7 +95,7 @@ class LinearProbe:
                 gradients = lars(heads.weight, gradients[0]), gradients[1]
             for parameter, speed, gradient in zip((heads.weight, heads.bias), velocity, gradients, strict=True):
                 speed.mul_(self.momentum).add_(gradient)
-                parameter -= factor * rates * speed
+                parameter -= factor * len(rows) / 256 * rates * speed
         return heads.eval()
 
     def _steps(self, images: int, generator: torch.Generator) -> Iterator[tuple[Tensor, float]]:

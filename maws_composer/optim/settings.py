@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Decay = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,14 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Linear warm-up, then half a cosine.
+    """Linear warm-up, then decay.
 
     Args:
         warmup: length of the warm-up as a share of `max_duration`.
         final_lr: learning rate at the end as a share of the peak.
+        decay: from the peak to the end: half a cosine, or a straight line.
     """
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    decay: Decay = "cosine"

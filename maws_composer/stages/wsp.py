@@ -26,8 +26,8 @@ Batch = Mapping[str, Any]
 class WspStage(ComposerModel):
     """Tell which classes an image was tagged with.
 
-    Metrics: the loss, precision@1 and @5 (any of the labels), precision@1 of the images whose rarest label is in the
-    head, middle or tail third of the classes, and mean average precision in bins.
+    Metrics: the loss, precision@1 and @5 (any of the labels), mean average precision in bins; and by the head, middle
+    and tail third of the classes: this average precision, and precision@1 of the images whose rarest label is there.
 
     Args:
         size: the encoder, by name.
@@ -52,6 +52,7 @@ class WspStage(ComposerModel):
         frequency_thirds: bool = True,
     ) -> None:
         super().__init__()
+        thirds = THIRDS if frequency_thirds else ()
         encoder = VisionTransformer(
             lookup("size", size).builder, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm
         )
@@ -62,8 +63,9 @@ class WspStage(ComposerModel):
                     "loss": LabelLoss(),
                     "precision@1": PrecisionAt(1),
                     "precision@5": PrecisionAt(5),
-                    **{f"precision@1_{third}": PrecisionAt(1, third) for third in (THIRDS if frequency_thirds else ())},
+                    **{f"precision@1_{third}": PrecisionAt(1, third) for third in thirds},
                     "binned_map": BinnedMeanAveragePrecision(num_classes),
+                    **{f"binned_map_{third}": BinnedMeanAveragePrecision(num_classes, third) for third in thirds},
                 }
             )
 

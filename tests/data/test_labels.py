@@ -31,6 +31,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("labels") / "data", LABELS)
 
 
+def write_foreign(folder: Path, labels: list[list[int]]) -> Path:
+    """Shards without `dataset.json`, with the classes of `LABELS`."""
+    columns = {"image": "bytes", "id": "str", "labels": "ndarray:int32"}
+    with MDSWriter(out=str(folder), columns=columns, hashes=["sha1"], size_limit=1 << 13) as writer:
+        for number, of_image in enumerate(labels):
+            writer.write({"image": png(number), "id": str(number), "labels": np.array(of_image, np.int32)})
+    (folder / "classes.json").write_text(classes_of(LABELS).to_json())
+    return folder
+
+
 def check(scratch: Path, train: Path, num_classes: int = 5, **scenario: Any) -> list[str]:
     data = {"local": str(train), "num_canonical_nodes": 4, "max_left_out_share": 0.5}
     run = reader.settings({"train": data, "scratch": str(scratch / "scratch"), "classes": num_classes, **scenario})
@@ -85,6 +95,25 @@ def test_another_number_of_classes_is_told_with_the_right_one(folder, tmp_path):
     assert check(tmp_path, folder, num_classes=7) == [
         f"model.num_classes: is 7, {folder}/classes.json has 5 classes; set model.num_classes=5"
     ]
+
+
+@pytest.mark.parametrize("at", [0, 59])
+def test_a_label_that_is_no_class_is_told_before_training(at, folder, tmp_path):
+    """In shards that others wrote, beside a fitting classes.json; in the first or the last of several."""
+    labels = [[n % 5] for n in range(60)]
+    labels[at] = [1, 7]
+    foreign = write_foreign(tmp_path / "foreign", labels)
+    shard = index_of(foreign)["shards"][-1 if at else 0]
+    place = f"sample {shard['samples'] - 1 if at else 0} of {foreign}/{shard['raw_data']['basename']}"
+    message = f"{at} ({place}) has label 7; there are classes 0 to 4"
+    assert check(tmp_path, foreign) == [f"data.train.local: {message}"]
+    assert check(tmp_path, folder, eval={"remote": str(foreign)}) == [f"data.eval.remote: {message}"]
+    assert check(tmp_path, write_foreign(tmp_path / "fine", labels[1:-1])) == []
+
+
+def test_a_negative_label_is_told_before_training(tmp_path):
+    (problem,) = check(tmp_path, write_foreign(tmp_path / "foreign", [[0], [-1], *[[n % 5] for n in range(58)]]))
+    assert problem.endswith("has label -1; classes are numbered from 0")
 
 
 def test_thirds_need_classes_in_the_order_of_their_frequency(folder, tmp_path):

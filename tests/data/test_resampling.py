@@ -14,7 +14,7 @@ from maws_composer.data.fingerprint import changes
 from maws_composer.data.index import read_file, read_index, with_groups
 from maws_composer.data.loader import train_order
 from maws_composer.data.order import TrainOrder
-from maws_composer.data.resampling import draws, factor_bounds, mean_factor, quantization, threshold_of
+from maws_composer.data.resampling import draws, factor_bounds, quantization, threshold_of
 from maws_composer.data.settings import Resampling, TrainData
 from maws_composer.data.sources import Shards
 from tests.data import reader
@@ -95,9 +95,13 @@ def test_a_wanted_size_gives_the_threshold(index):
     assert draws([index], given) == pytest.approx(1000)
     if len(index.groups) > 4:
         assert factors(given).sum() == pytest.approx(1000)
-    assert order_of(index, Resampling(epoch_size=1000), repeat=1.0).repeats == tuple(
-        mean_factor(group, given) for group in index.groups
-    )
+    images = factors(given)[images_in_order(index)]
+    ends = np.cumsum([group.images for group in index.groups])
+    repeats = order_of(index, Resampling(epoch_size=1000)).repeats
+    for group, own, repeat in zip(index.groups, np.split(images, ends[:-1]), repeats, strict=True):
+        unsure = np.diff(factor_bounds(group, given))[0] / 2  # nothing, where a group is of one frequency
+        assert repeat == pytest.approx(own.mean(), abs=unsure + 1e-9)
+        assert unsure == 0 or group.lowest < given < group.highest
     with pytest.raises(ConfigError, match="100 cannot be had: an epoch has 600 draws without resampling and at most"):
         order_of(index, Resampling(epoch_size=100))
 

@@ -13,16 +13,22 @@ import torch
 import yaml
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
+from streaming import LocalDataset
 
 from maws_composer.checkpoints.weights import read_weights
 from maws_composer.config.problems import ConfigError
+from maws_composer.data.decode import decode
+from maws_composer.data.transforms import resize_and_crop
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.settings import load_evaluation
 from maws_composer.evaluation.suite import build_evaluations
+from maws_composer.stages.pixels import normalize
+from maws_composer.models.sizes import SIZES
 from tests.evaluation.labelled import write_labelled
 from tests.processes import ROOT, free_port
 from tests.runs import Runs
+from tests.weights.saved import classifier, save_wsp_run
 
 TRAIN, TEST = 90, 43  # neither is a multiple of a batch of 8, on one process or two
 
@@ -109,6 +115,19 @@ def test_an_encoder_is_that_of_the_run_at_its_size_and_at_another(folder: Path) 
     larger = load_encoder(str(folder / "mae"), image_size=48)
     assert larger(torch.zeros(2, 3, 48, 48)).shape == encoder(torch.zeros(2, 3, 24, 24)).shape
     assert torch.equal(larger.pos_embed[:, 0], encoder.pos_embed[:, 0])
+
+
+@torch.no_grad()
+def test_a_run_of_stage_wsp_is_evaluated_by_the_class_token_that_its_head_reads(folder: Path, tmp_path: Path) -> None:
+    tagger = classifier(SIZES["vit_micro"], num_classes=4)
+    save_wsp_run(tmp_path / "wsp", tagger, "vit_micro")
+    overrides = (f"weights={tmp_path}/wsp", "feature=class_token", f"save_folder={tmp_path}/evaluated")
+    finished = evaluate(folder, *overrides)
+    assert finished.returncode == 0, finished.stderr
+    samples = LocalDataset(str(folder / "test"))
+    pixels = [resize_and_crop(decode(samples[i]["image"], 10_000), 24) for i in range(TEST)]
+    expected = tagger.encoder.forward_features(normalize(torch.stack(pixels)))[:, 0]
+    assert_allclose(features(tmp_path / "evaluated", "test")["values"], expected, atol=1e-5)
 
 
 def problems_of(config: Path, *overrides: str) -> list[str]:

@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.functional.classification import binary_average_precision, multilabel_average_precision
 
+from maws_composer.config.problems import ConfigError
 from maws_composer.evaluation.exact_map import ExactMap
-from maws_composer.evaluation.features import Features, multi_hot, soft_targets
+from maws_composer.evaluation.features import Features, soft_targets
 from maws_composer.evaluation.knn import Knn
 from maws_composer.evaluation.lbfgs_probe import LbfgsProbe
 from maws_composer.evaluation.linear_probe import LinearProbe, lars
-from maws_composer.evaluation.ridge_probe import average_precision, ridge_probe
+from maws_composer.evaluation.ridge_probe import average_precision
 
 CLASSES = 4
 
@@ -64,24 +65,44 @@ def test_heads_beside_each_other_learn_as_each_would_alone() -> None:
     torch.testing.assert_close(both.weight[1:], alone.weight)
 
 
-def test_a_head_learns_as_torch_has_it() -> None:
-    """One learning rate, against BatchNorm, Linear, SGD and LambdaLR of torch with autograd."""
-    train = clusters(128, 0)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_head_learns_as_torch_has_it(steps: int) -> None:
+    """One learning rate, against BatchNorm, Linear, SGD and LambdaLR of torch with autograd.
+
+    Two steps of 100 images at most 128 a batch: the learning rate is that of 100.
+    """
+    train = clusters({1: 128, 2: 200}[steps], 0)
+    batch = len(train) // steps
     probe = LinearProbe(epochs=6, warmup_epochs=2, batch_size=128, momentum=0.9)
     head = probe.fit(train, CLASSES, [0.4])
-    start = torch.randn(6, CLASSES, generator=torch.Generator().manual_seed(0)) * 0.01
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(6, CLASSES, generator=generator) * 0.01
     norm, linear = torch.nn.BatchNorm1d(6, affine=False, eps=1e-6), torch.nn.Linear(6, CLASSES)
     linear.weight.data, linear.bias.data = start.T.clone(), torch.zeros(CLASSES)
-    optimizer = torch.optim.SGD(linear.parameters(), lr=0.4 * 128 / 256, momentum=0.9)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.4 * batch / 256, momentum=0.9)
+    warmup, decay = 2 * steps, 4 * steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (step + 1) / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 4)) / 2
+        optimizer,
+        lambda step: (step + 1) / warmup if step < warmup else (1 + math.cos(math.pi * (step - warmup) / decay)) / 2,
     )
     for _ in range(6):
-        optimizer.zero_grad()
-        cross_entropy(linear(norm(train.values)), soft_targets(train.labels, CLASSES)).backward()
-        optimizer.step()
-        schedule.step()
+        for rows in torch.randperm(len(train), generator=generator).split(batch):
+            optimizer.zero_grad()
+            part = train.rows(rows)
+            cross_entropy(linear(norm(part.values)), soft_targets(part.labels, CLASSES)).backward()
+            optimizer.step()
+            schedule.step()
     torch.testing.assert_close(head.weight[0], linear.weight.data.T, atol=1e-5, rtol=1e-4)
+
+
+def test_a_probe_that_would_never_decay_or_has_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(ConfigError, match="warmup_epochs: 10 leaves none of 5 epochs to decay in; lower it"):
+        LinearProbe(epochs=5)
+    train = clusters(10, 0)
+    for held_out, left in ((0.85, 1), (0.95, 0)):
+        with pytest.raises(ConfigError, match=f"held_out: {held_out} of 10 training images leaves {left} to train on"):
+            LinearProbe(held_out=held_out)(train, train)
+    LinearProbe(epochs=11, held_out=0.8)(train, train)
 
 
 def test_lars_scales_each_head_by_itself() -> None:
@@ -112,13 +133,21 @@ def test_average_precision_is_that_of_torchmetrics_with_equal_scores_too() -> No
 
 
 def test_the_exact_map_does_not_depend_on_how_many_classes_are_taken_at_once() -> None:
+    """Against the normal equations, solved anew for each class, and average precision of torchmetrics."""
     train, test = clusters(120, 0, noise=3.0), clusters(70, 1, noise=3.0)
-    expected = ridge_probe(
-        train.values, multi_hot(train.labels, 0, CLASSES).long(), test.values, multi_hot(test.labels, 0, CLASSES).long()
-    )
+    mean, deviation = train.values.mean(0), train.values.std(0)
+    known, shown = (((part.values - mean) / deviation).double() for part in (train, test))
+    precisions = []
+    for number in range(CLASSES):
+        targets, hits = ((part.labels == number).any(1) for part in (train, test))
+        offset = targets.double().mean()
+        gram = known.T @ known + 1e-2 * 120 * torch.eye(6)
+        scores = shown @ torch.linalg.solve(gram, known.T @ (targets.double() - offset)) + offset
+        ranks = scores.argsort().argsort() / len(scores)
+        precisions.append(binary_average_precision(ranks, hits.long()).item())
     for at_once in (1, 3, 256):
         result = ExactMap(classes_at_once=at_once)(train, test)
-        assert result.figures["exact_map"] == pytest.approx(expected.mean_average_precision)
+        assert result.figures["exact_map"] == pytest.approx(sum(precisions) / CLASSES, abs=1e-5)
         assert result.figures["classes"] == CLASSES
 
 

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from maws_composer.models.classifier import ImageClassifier, soft_label_cross_entropy
@@ -55,16 +54,6 @@ def test_between_forward_and_backward_only_the_logits_are_as_large_as_the_logits
     assert torch.autograd.gradcheck(
         lambda given: soft_label_cross_entropy(given, padded(LABELS)), logits, eps=1e-2, atol=1e-3
     )
-
-
-@pytest.mark.parametrize("sizes", [(4,), (3, 1), (1, 1, 2)])
-def test_microbatches_weighted_by_their_samples_give_the_mean_of_the_batch(sizes):
-    logits = torch.randn(4, 20, dtype=torch.float64)
-    labels = padded([*LABELS[:2], [], LABELS[3]])
-    whole = soft_label_cross_entropy(logits, labels).mean()
-    parts = zip(logits.split(sizes), labels.split(sizes), strict=True)
-    cut = sum(soft_label_cross_entropy(*part).mean() * len(part[0]) / 4 for part in parts)
-    torch.testing.assert_close(cut, whole)
 
 
 def test_at_the_start_all_classes_are_equally_likely_and_the_head_learns():

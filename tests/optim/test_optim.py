@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.optim.adamw import build_optimizer
-from maws_composer.optim.schedule import warmup_then_cosine
+from maws_composer.optim.schedule import build_schedule, warmup_then_decay
 from maws_composer.optim.settings import AdamW
+from tests.runs import Runs
 
 
 def test_the_learning_rate_is_linear_then_half_a_cosine() -> None:
-    at = {sample: warmup_then_cosine(sample, total=1000, warmup=0.05, final=0.0) for sample in range(0, 1001, 25)}
+    at = {sample: warmup_then_decay(sample, total=1000, warmup=0.05, final=0.0) for sample in range(0, 1001, 25)}
     assert at[0] == 0 and at[25] == 0.5 and at[50] == 1 and at[1000] == pytest.approx(0)
     assert at[525] == pytest.approx(0.5)  # half way down
     assert at[250] == pytest.approx((1 + math.cos(math.pi * 200 / 950)) / 2)
 
 
+def test_the_decay_can_be_a_straight_line() -> None:
+    at = {sample: warmup_then_decay(sample, 1000, 0.05, 0.1, "linear") for sample in (25, 50, 240, 525, 1000, 2000)}
+    assert at == pytest.approx({25: 0.5, 50: 1, 240: 0.82, 525: 0.55, 1000: 0.1, 2000: 0.1})
+
+
+def test_a_run_decays_as_its_yaml_says(tmp_path: Path) -> None:
+    for decay, quarter in (("cosine", math.cos(math.pi / 8) ** 2), ("linear", 0.75)):
+        overrides = [f"schedule.decay={decay}", "schedule.warmup=0.0", "max_duration=128sp"]
+        run = load_with_ours(
+            Runs(tmp_path, tmp_path / "images").recipe, [*overrides, f"save_folder={tmp_path}/run"]
+        ).run
+        optimizer = build_optimizer(nn.Linear(2, 2), run.optimizer, run.global_train_batch_size)
+        peak = optimizer.param_groups[0]["lr"]
+        schedule = build_schedule(optimizer, run)
+        for _ in range(2):  # of the 8 batches of 16
+            optimizer.step()
+            schedule.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(peak * quarter)
+
+
 def test_it_ends_where_it_is_told_and_stays_there() -> None:
-    assert warmup_then_cosine(1000, 1000, 0.0, final=0.1) == pytest.approx(0.1)
-    assert warmup_then_cosine(2000, 1000, 0.0, final=0.1) == pytest.approx(0.1)
-    assert warmup_then_cosine(0, 1000, 0.0, final=0.1) == 1
+    assert warmup_then_decay(1000, 1000, 0.0, final=0.1) == pytest.approx(0.1)
+    assert warmup_then_decay(2000, 1000, 0.0, final=0.1) == pytest.approx(0.1)
+    assert warmup_then_decay(0, 1000, 0.0, final=0.1) == 1
 
 
 def test_biases_norms_and_fixed_parameters_are_spared() -> None:

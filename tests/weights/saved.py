@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from maws_composer.checkpoints.completeness import MARKER, write_marker
+from maws_composer.models.classifier import ImageClassifier
 from maws_composer.models.initialization import initialize
 from maws_composer.models.mae import MaskedAutoencoder
 from maws_composer.models.sizes import DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
 
 PATCHES = 4  # along one side
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def image_size(size: ViTSize) -> int:
@@ -25,9 +27,16 @@ def image_size(size: ViTSize) -> int:
 
 def autoencoder(size: ViTSize, qk_norm: bool = False) -> MaskedAutoencoder:
     """Every parameter differs from what it starts as: biases are not zero, norms not one."""
-    model = MaskedAutoencoder(
-        VisionTransformer(size, image_size(size), fixed_positions=True, qk_norm=qk_norm), DecoderSize(32, 1, 2)
-    )
+    encoder = VisionTransformer(size, image_size(size), fixed_positions=True, qk_norm=qk_norm)
+    return _unlike_the_start(MaskedAutoencoder(encoder, DecoderSize(32, 1, 2)))
+
+
+def classifier(size: ViTSize, num_classes: int) -> ImageClassifier:
+    """The same for a model of stage wsp, positions too."""
+    return _unlike_the_start(ImageClassifier(VisionTransformer(size, image_size(size)), num_classes))
+
+
+def _unlike_the_start(model: Model) -> Model:
     initialize(model, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -58,3 +67,11 @@ def same_bytes(there: dict[str, Tensor], here: dict[str, Tensor]) -> None:
     assert set(there) == set(here)
     for name, tensor in there.items():
         assert tensor.dtype == here[name].dtype and torch.equal(tensor, here[name]), name
+
+
+def save_wsp_run(folder: Path, model: ImageClassifier, size_name: str) -> Path:
+    """As `save_run`, of stage wsp."""
+    tensors = {f"classifier.{name}": tensor for name, tensor in model.state_dict().items()}
+    size = model.encoder.size
+    settings = {"size": size_name, "image_size": image_size(size), "num_classes": len(model.head.weight)}
+    return save_checkpoint(folder, tensors, {"stage": "wsp", "model": settings})

@@ -15,7 +15,7 @@ from maws_composer import registry
 from maws_composer.cli import main
 from maws_composer.models.sizes import ViTSize
 from maws_composer.weights.sources import open_encoder
-from tests.weights.saved import autoencoder, image_size, same_bytes, save_run
+from tests.weights.saved import autoencoder, classifier, image_size, same_bytes, save_run, save_wsp_run
 
 # Heads as wide as the real ones, patches too; few of them.
 TWINS = {
@@ -34,7 +34,12 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(registry._entries, ("size", entry.name), {entry.origin: entry})
 
 
-def run_and_model(folder: Path, twin: str, qk_norm: bool = False):
+def run_and_model(folder: Path, twin: str, qk_norm: bool = False, stage: str = "mae"):
+    """The address of a run, and its encoder."""
+    if stage == "wsp":
+        tagger = classifier(TWINS[twin], num_classes=7)
+        save_wsp_run(folder / "run", tagger, f"twin_{twin}")
+        return str(folder / "run"), tagger.encoder
     model = autoencoder(TWINS[twin], qk_norm)
     save_run(folder / "run", model, f"twin_{twin}")
     return str(folder / "run"), model.encoder
@@ -48,11 +53,11 @@ def assert_same_features(theirs: torch.Tensor, ours: torch.Tensor) -> None:
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize(("twin", "stage"), [*((twin, "mae") for twin in TWINS), ("h14", "wsp")])
 @torch.no_grad()
-def test_timm_and_transformers_compute_our_features(twin: str, tmp_path: Path) -> None:
+def test_timm_and_transformers_compute_our_features(twin: str, stage: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    run, ours = run_and_model(tmp_path, twin)
+    run, ours = run_and_model(tmp_path, twin, stage=stage)
     images = pixels(ours.size)
     assert main(["export", run, "--to", "timm", str(tmp_path / "timm")]) == 0
     assert main(["export", run, "--to", "hf", str(tmp_path / "hf")]) == 0
@@ -98,6 +103,17 @@ def test_a_checkpoint_export_has_the_whole_model_and_is_a_source(tmp_path: Path)
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     assert {name.split(".")[1].removesuffix("s") for name in whole} == {
         "encoder", "mask_token", "decoder_embed", "decoder_pos_embed", "decoder_block", "decoder_norm", "decoder_pred",
+    }  # fmt: skip
+    encoder = open_encoder(str(tmp_path / "whole"))
+    same_bytes({name: encoder.read(name) for name in encoder.shapes}, ours.state_dict())
+
+
+def test_a_checkpoint_export_of_wsp_has_its_head_which_the_next_stage_leaves(tmp_path: Path) -> None:
+    run, ours = run_and_model(tmp_path, "b16", stage="wsp")
+    assert main(["export", run, "--to", "checkpoint", str(tmp_path / "whole")]) == 0
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert {name: len(whole[name]) for name in whole if "encoder" not in name} == {
+        "classifier.head.weight": 7, "classifier.head.bias": 7,
     }  # fmt: skip
     encoder = open_encoder(str(tmp_path / "whole"))
     same_bytes({name: encoder.read(name) for name in encoder.shapes}, ours.state_dict())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from maws_composer.config.plugins import load_with_ours
@@ -13,42 +14,76 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.models.sizes import SIZES, ViTSize
 from maws_composer.planning.preflight import preflight
 from maws_composer.weights.sources import open_encoder
+from tests.labelled import long_tailed, write_labelled
 from tests.runs import Finished, Runs
 from tests.s3_server import S3Server, rclone
 from tests.weights import foreign
 from tests.weights.saved import autoencoder, same_bytes, save_run
 
+CLASSES = 12
+Tensors = dict[str, torch.Tensor]
+
 
 @pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
-def test_from_two_processes_in_object_storage_to_one_and_back_to_two(
+@pytest.mark.timeout(900)
+def test_mae_of_two_processes_in_object_storage_begins_wsp_on_one_and_that_begins_wsp_on_two(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ten_steps = ("max_duration=160sp", "code_paths=[tests/plugins]")
     with S3Server(tmp_path / "s3") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         server.bucket("bucket")
         runs = Runs(tmp_path, images, server.environment)
+        wsp = _wsp_recipe(runs, write_labelled(tmp_path / "labelled", long_tailed(200, CLASSES)))
 
-        def run(name: str, source: str | None, processes: int) -> Finished:
-            start = (f"initialize_from={source}", f"callbacks.record_encoder.file={tmp_path / name}.pt")
-            finished = runs(name, *ten_steps, *(start if source else ()), "seed=1" if source else "seed=0",
-                            f"save_folder=s3://bucket/{name}", processes=processes)  # fmt: skip
+        def run(name: str, *overrides: str, processes: int, config: Path | None = None) -> Finished:
+            finished = runs(name, "max_duration=160sp", "code_paths=[tests/plugins]", *overrides,
+                            f"save_folder=s3://bucket/{name}", processes=processes, config=config)  # fmt: skip
             assert finished.code == 0, finished.output
             return finished
 
-        run("first", None, processes=2)
-        second = run("second", "s3://bucket/first", processes=1)
-        third = run("third", "s3://bucket/second", processes=2)
-        for source, finished in (("first", second), ("second", third)):
-            encoder = open_encoder(f"s3://bucket/{source}")
-            received = torch.load(f"{tmp_path / finished.folder.name}.pt", weights_only=True)
-            same_bytes(received, {name: encoder.read(name) for name in encoder.shapes})
-            told = (
-                f"encoder from s3://bucket/{source}/checkpoints/ep0-ba10: 54 tensors of 54 taken; 20 left there "
-                "(mask token 1, decoder 19); 20 start anew (mask token 1, decoder 19)"
-            )
-            assert finished.output.count(told) == 1
+        def handed_over(source: str, name: str, *overrides: str, processes: int) -> tuple[Finished, Tensors, Tensors]:
+            """The run, the encoder with which it began, and the one with which it ended."""
+            start = (f"initialize_from=s3://bucket/{source}", f"callbacks.record_encoder.file={tmp_path / name}.pt")
+            finished = run(name, *start, *overrides, "seed=1", processes=processes, config=wsp)
+            began = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+            same_bytes(began, _encoder_in(f"s3://bucket/{source}"))
+            return finished, began, _encoder_in(f"s3://bucket/{name}")
+
+        run("mae", processes=2)
+        section, labelled = "callbacks.online_evaluation", tmp_path / "labelled"
+        online = (f"{section}.every=80sp", f"{section}.evaluations.knn.k=5",
+                  *(f"{section}.{part}.local={labelled}" for part in ("train", "test")))  # fmt: skip
+        first, began, ended = handed_over("mae", "first", *online, processes=1)
+        _told(first, "mae", "20 left there (mask token 1, decoder 19)")
+        assert _moved(began, ended) == set(began)  # positions are trained
+        assert "knn: top1 " in first.output
+        second, began, ended = handed_over("first", "second", "model.fixed_positions=true", processes=2)
+        _told(second, "first", "2 left there (head 2)")
+        assert _moved(began, ended) == set(began) - {"pos_embed"}
+
+
+def _wsp_recipe(runs: Runs, labelled: Path) -> Path:
+    recipe = yaml.safe_load(runs.recipe.read_text())
+    recipe |= {"stage": "wsp", "model": {"size": "vit_micro", "image_size": 24, "num_classes": CLASSES}}
+    recipe["data"]["train"] |= {"local": str(labelled), "max_left_out_share": 0.5}
+    file = runs.folder / "wsp.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return file
+
+
+def _encoder_in(source: str) -> Tensors:
+    encoder = open_encoder(source)
+    return {name: encoder.read(name) for name in encoder.shapes}
+
+
+def _moved(before: Tensors, after: Tensors) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def _told(run: Finished, source: str, left: str) -> None:
+    told = f"encoder from s3://bucket/{source}/checkpoints/ep0-ba10: 54 tensors of 54 taken; {left}; "
+    assert run.output.count(f"{told}2 start anew (head 2)") == 1, run.output
 
 
 @pytest.fixture
