@@ -6,13 +6,48 @@ INSTALLED := .venv/installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
 .PHONY: quickstart test test-all lint format bench clean
 
-quickstart: $(INSTALLED) data/quickstart/val/dataset.json
-	$(BIN)/composer -n 1 train.py yamls/quickstart/mae.yaml
-	$(BIN)/maws-composer probe runs/quickstart/mae --train data/quickstart/train --test data/quickstart/val
-	$(BIN)/maws-composer report runs/quickstart/mae
+quickstart: $(INSTALLED) data/quickstart/val-labelled/dataset.json data/quickstart/pairs/kinds/dataset.json
+	@echo "1 of 4: MAE pre-pretraining"
+	$(TRAIN) yamls/quickstart/mae.yaml
+	$(BIN)/maws-composer probe $(RUNS)/mae --train data/quickstart/train --test data/quickstart/val
+	@echo "2 of 4: WSP on hashtags, from the MAE encoder and, out of sight, from scratch ($(RUNS)/scratch.log)"
+	$(WSP) save_folder=$(RUNS)/scratch run_name=scratch loggers={} > $(RUNS)/scratch.log 2>&1 & scratch=$$!; \
+	$(WSP) save_folder=$(RUNS)/mae-wsp run_name=mae-wsp initialize_from=$(RUNS)/mae; from_mae=$$?; \
+	wait $$scratch || { tail $(RUNS)/scratch.log; exit 1; }; exit $$from_mae
+	@echo "3 of 4: LiT, a text tower for the names of pictures in six languages"
+	test -e $(RUNS)/text-tower/config.json || $(BIN)/maws-composer text-tower data/quickstart/pairs/train \
+		$(RUNS)/text-tower --vocabulary 4000 --width 128 --depth 3
+	$(TRAIN) yamls/quickstart/lit.yaml initialize_from=$(RUNS)/mae-wsp
+	@echo "4 of 4: evaluations of the frozen encoders, and zero-shot in six languages"
+	$(EVALUATE) yamls/eval/quickstart.yaml weights=$(RUNS)/mae feature=mean_patch_token
+	$(EVALUATE) yamls/eval/quickstart.yaml weights=$(RUNS)/scratch
+	$(EVALUATE) yamls/eval/quickstart.yaml weights=$(RUNS)/mae-wsp
+	$(EVALUATE) yamls/eval/quickstart_names.yaml weights=$(RUNS)/lit
+	$(EVALUATE) yamls/eval/quickstart_kinds.yaml weights=$(RUNS)/lit
+	$(BIN)/maws-composer report $(RUNS)/scratch $(RUNS)/mae $(RUNS)/mae-wsp $(RUNS)/lit --out $(RUNS)/report.html
 
-data/quickstart/val/dataset.json: $(INSTALLED)
+RUNS := runs/quickstart
+TRAIN := $(BIN)/composer -n 1 train.py
+WSP := OMP_NUM_THREADS=1 $(TRAIN) yamls/quickstart/wsp.yaml
+EVALUATE := $(BIN)/python evaluate.py
+
+data/quickstart/val/dataset.json: | $(INSTALLED)
 	$(BIN)/python -m streaming_conversion openmoji data/quickstart
+
+data/quickstart/train-labelled/dataset.json: data/quickstart/val/dataset.json
+	$(BIN)/python -m streaming_conversion label data/quickstart/train data/quickstart/train-labelled \
+		--canonical none --min-count 8 --max-classes 128
+
+data/quickstart/val-labelled/dataset.json: data/quickstart/train-labelled/dataset.json
+	$(BIN)/python -m streaming_conversion label data/quickstart/val data/quickstart/val-labelled \
+		--classes data/quickstart/train-labelled/classes.json
+
+data/quickstart/pairs/val/dataset.json: | $(INSTALLED)
+	$(BIN)/python -m streaming_conversion openmoji data/quickstart/pairs --languages en,fr,de,ja,ru,ar
+
+data/quickstart/pairs/kinds/dataset.json: data/quickstart/pairs/val/dataset.json
+	$(BIN)/python -m streaming_conversion label data/quickstart/pairs/val data/quickstart/pairs/kinds \
+		--canonical table --table yamls/quickstart/kinds.tsv
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

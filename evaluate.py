@@ -1,4 +1,4 @@
-"""Evaluate the encoder of a training run from a YAML file.
+"""Evaluate an encoder, of a training run or of other weights, from a YAML file.
 
     python evaluate.py yamls/eval/imagenet.yaml weights=runs/mae data.train.remote=... data.test.remote=...
 
@@ -13,6 +13,7 @@ end_with_launcher()  # before the slow imports: a launcher may be killed during 
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from composer.utils import dist
@@ -49,8 +50,9 @@ def evaluate(loaded: Loaded[Evaluation]) -> None:
 def conclude(run: Evaluation, frozen: Frozen, train: Features | None, test: Features | None) -> None:
     """Evaluate the features, print the table, and write results.json and results.png. On rank 0."""
     assert train is not None and test is not None
+    same = replace(run, weights=frozen.checkpoint)  # a run may have saved a newer one meanwhile
     evaluations = {
-        name: build(lookup("evaluation", name), arguments, run) for name, arguments in run.evaluations.items()
+        name: build(lookup("evaluation", name), arguments, same) for name, arguments in run.evaluations.items()
     }
     results = evaluate_all(evaluations, train, test)
     about = {

@@ -80,7 +80,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     if run.initialize_from and resume_from is None:
-        hand_over(run.initialize_from, stage)
+        hand_over(run.initialize_from, stage, run.initialize_whole, run.initialize_resize)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     checkpoints = ShardedCheckpoints(folder, run)
     trainer = Trainer(

@@ -2,11 +2,12 @@
 
 import torch
 
-from benchmarks import epoch_order, labels, training_step
+from benchmarks import epoch_order, label_loss, labels, training_step
 
 if __name__ == "__main__":
     epoch_order.main([])
     labels.main()
+    label_loss.main([])
     if torch.cuda.is_available():
         training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
     else:

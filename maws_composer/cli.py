@@ -61,9 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
-    export.add_argument("source", metavar="RUN", help="a run or a checkpoint, local or in object storage")
+    export.add_argument(
+        "source", metavar="RUN", help="a run, a checkpoint or other weights, local or in object storage"
+    )
     export.add_argument("--to", choices=["timm", "hf", "maws", "checkpoint"], required=True, help="whose layout")
     export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
+    export.add_argument("--image-tower", help="of a LiT run that has none; default: what it began with")
     export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
     export.set_defaults(run=_export)
 
@@ -75,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     tower.add_argument("--depth", type=_positive, default=4, help="(default: %(default)s)")
     tower.add_argument("--heads", type=_positive, default=4, help="(default: %(default)s)")
     tower.set_defaults(run=_text_tower)
+
+    inspect = commands.add_parser("inspect", help="what a file or folder of weights is; nothing in it is run")
+    inspect.add_argument("file", metavar="FILE", help="or a folder, a run, a checkpoint; local or in object storage")
+    inspect.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
+    inspect.set_defaults(run=_inspect)
     return parser
 
 
@@ -128,7 +136,14 @@ def _export(options: argparse.Namespace) -> None:
     from maws_composer.weights.export import export
 
     _load_plugins(options.code_path)
-    print(f"{export(options.source, options.to, options.out)} -> {options.out}")
+    print(f"{export(options.source, options.to, options.out, options.image_tower)} -> {options.out}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from maws_composer.weights.inspection import inspect
+
+    _load_plugins(options.code_path)
+    print(inspect(options.file))
 
 
 def _text_tower(options: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """MDS shards as a source: their hashtags and captions without their pictures, and single pictures.
 
-A dataset may have more samples than fit in memory, so an entry is read from its shard when it is asked for.
+A dataset may have more samples than fit in memory, so an entry is read from its shard when it is asked for. Shards that
+are compressed or in object storage are held in memory while they are read, two at a time in each process, and are
+not kept: whoever goes through the samples in order fetches each shard once.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from streaming.base.compression import decompress, is_compression
 from streaming.base.format.mds.encodings import mds_decode
 
 from maws_composer.data.columns import CAPTION, HASHTAGS, ID, IMAGE, allows, read_hashtags
+from streaming_conversion.places import Place, read_file
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.source import Entry
 
@@ -31,14 +35,14 @@ _IDS = ("str", "int", "uint64", "int64", "uint32", "int32")
 
 @dataclass(frozen=True)
 class Samples(Sequence[Entry]):
-    """Some samples of a dataset on this machine, in a given order.
+    """Some samples of a dataset, in a given order.
 
     Args:
-        folder: of the dataset.
+        place: of the dataset.
         numbers: of the samples, counted over all shards. int64
     """
 
-    folder: Path
+    place: Place
     numbers: range | NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -50,46 +54,44 @@ class Samples(Sequence[Entry]):
     def __getitem__(self, index: slice) -> Samples: ...
     def __getitem__(self, index: int | slice) -> Entry | Samples:
         if isinstance(index, slice):
-            return Samples(self.folder, self.numbers[index])
-        return _entry(self.folder, int(self.numbers[index]))
+            return Samples(self.place, self.numbers[index])
+        return _entry(self.place, int(self.numbers[index]))
 
     def take(self, places: NDArray[np.int64]) -> Samples:
         """The samples at these places, in this order."""
-        return Samples(self.folder, np.asarray(self.numbers, np.int64)[places])
+        return Samples(self.place, np.asarray(self.numbers, np.int64)[places])
 
 
 @dataclass(frozen=True)
 class FromShards:
     """Reads a sample's encoded picture; its key is its number in the dataset."""
 
-    folder: Path
+    place: Place
 
     def __call__(self, key: str) -> bytes:
-        shard, row = _index(self.folder).find(int(key))
-        return bytes(_shard(self.folder, shard).columns(row)[IMAGE])
+        shard, row = _index(self.place).find(int(key))
+        return bytes(_shard(self.place, shard).columns(row)[IMAGE])
 
 
-def read_samples(folder: Path) -> tuple[Samples, str]:
-    """All samples of the dataset in `folder`, and a digest that changes when a shard does.
+def read_samples(place: Place) -> tuple[Samples, str]:
+    """All samples of the dataset in `place`, and a digest that changes when a shard does.
 
     Raises:
         ConversionError: its index cannot be read, or a shard lacks a column or has one that is not read.
     """
-    index = _index(folder)
-    return Samples(folder, range(index.ends[-1])), index.digest
+    index = _index(place)
+    return Samples(place, range(index.ends[-1])), index.digest
 
 
 class _Index:
-    def __init__(self, folder: Path) -> None:
-        path = folder / INDEX
+    def __init__(self, place: Place) -> None:
+        path = f"{place}/{INDEX}"
+        text = read_file(place, INDEX)
         try:
-            text = path.read_bytes()
             self.shards: list[dict[str, Any]] = json.loads(text)["shards"]
             self.ends = list(itertools.accumulate(int(shard["samples"]) for shard in self.shards))
             for shard in self.shards:
-                _require_readable(folder, shard)
-        except OSError as error:
-            raise ConversionError(f"{path} cannot be read: {error.strerror}") from error
+                _require_readable(place, shard)
         except (ValueError, KeyError, TypeError) as error:
             raise ConversionError(f"{path} is damaged: {error!r}") from error
         if not self.ends or not self.ends[-1]:
@@ -102,40 +104,40 @@ class _Index:
         return shard, number - (self.ends[shard - 1] if shard else 0)
 
 
-def _require_readable(folder: Path, shard: dict[str, Any]) -> None:
+def _require_readable(place: Place, shard: dict[str, Any]) -> None:
     name = shard["raw_data"]["basename"]
     found = dict(zip(shard["column_names"], shard["column_encodings"], strict=True))
-    if shard.get("compression"):
-        raise ConversionError(f"{folder}/{name} is compressed; only shards without compression are read")
+    compression = shard.get("compression")
+    if compression and not is_compression(compression):
+        raise ConversionError(f"{place}/{name} is compressed in an unknown way, {compression}")
     absent = [column for column in (IMAGE, ID, HASHTAGS) if column not in found]
     if absent:
-        raise ConversionError(f"{folder}/{name} has no column {absent[0]}; it has {', '.join(sorted(found))}")
+        raise ConversionError(f"{place}/{name} has no column {absent[0]}; it has {', '.join(sorted(found))}")
     for column, readable in ((IMAGE, found[IMAGE] in _IMAGES), (ID, found[ID] in _IDS)):
         if not readable:
-            raise ConversionError(f"{folder}/{name}: {found[column]} is not read as {column}")
+            raise ConversionError(f"{place}/{name}: {found[column]} is not read as {column}")
     for column in (HASHTAGS, CAPTION):
         if column in found and not allows(column, found[column]):
-            raise ConversionError(f"{folder}/{name}: {found[column]} is not read as {column}")
+            raise ConversionError(f"{place}/{name}: {found[column]} is not read as {column}")
 
 
 @lru_cache(maxsize=1)
-def _index(folder: Path) -> _Index:
-    return _Index(folder)
+def _index(place: Place) -> _Index:
+    return _Index(place)
 
 
 class _Shard:
-    """A shard's file: number of samples, where each begins, and a sample's columns behind one another."""
+    """A shard: number of samples, where each begins, and a sample's columns behind one another."""
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+    def __init__(self, place: Place, about: dict[str, Any]) -> None:
         self.encodings = dict(zip(about["column_names"], about["column_encodings"], strict=True))
         self._sizes: list[int | None] = about["column_sizes"]
-        try:
-            with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise ConversionError(f"{path} cannot be read: {error}") from error
-        if len(self._bytes) != about["raw_data"]["bytes"]:
-            raise ConversionError(f"{path} is cut off: {len(self._bytes):,} bytes of {about['raw_data']['bytes']:,}")
+        self._bytes = _content(place, about)
+        raw = about["raw_data"]
+        if len(self._bytes) != raw["bytes"]:
+            raise ConversionError(
+                f"{place}/{raw['basename']} is cut off: {len(self._bytes):,} bytes of {raw['bytes']:,}"
+            )
         self._begins = np.frombuffer(self._bytes, np.uint32, int(about["samples"]) + 1, offset=4)
 
     def columns(self, row: int) -> dict[str, memoryview]:
@@ -156,20 +158,37 @@ class _Shard:
         return mds_decode(self.encodings[name], bytes(columns[name]))
 
 
-@lru_cache(maxsize=4)
-def _shard(folder: Path, number: int) -> _Shard:
-    about = _index(folder).shards[number]
-    return _Shard(folder / about["raw_data"]["basename"], about)
+def _content(place: Place, about: dict[str, Any]) -> mmap.mmap | bytes:
+    """A shard without its compression; of a plain file on this machine only the pages that are looked at are read."""
+    name, zipped = about["raw_data"]["basename"], about.get("zip_data")
+    if isinstance(place, Path) and (not zipped or (place / name).exists()):
+        try:
+            with (place / name).open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ConversionError(f"{place / name} cannot be read: {error}") from error
+    if not zipped:
+        return read_file(place, name)
+    packed = read_file(place, zipped["basename"])
+    try:
+        return decompress(about["compression"], packed)
+    except Exception as error:  # each compression has exceptions of its own
+        raise ConversionError(f"{place}/{zipped['basename']} cannot be unpacked: {error}") from error
 
 
-def _entry(folder: Path, number: int) -> Entry:
-    index = _index(folder)
+@lru_cache(maxsize=2)
+def _shard(place: Place, number: int) -> _Shard:
+    return _Shard(place, _index(place).shards[number])
+
+
+def _entry(place: Place, number: int) -> Entry:
+    index = _index(place)
     number_of_shard, row = index.find(number)
-    shard = _shard(folder, number_of_shard)
+    shard = _shard(place, number_of_shard)
     columns = shard.columns(row)
     try:
         hashtags = tuple(read_hashtags(shard.text(columns, HASHTAGS)))
     except ValueError as error:
-        raise ConversionError(f"{folder}, sample {number}: {error}") from error
+        raise ConversionError(f"{place}, sample {number}: {error}") from error
     caption = shard.text(columns, CAPTION) if CAPTION in columns else None
     return Entry(str(number), str(shard.text(columns, ID)), hashtags, caption)

@@ -95,7 +95,6 @@ def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
         ConversionError: a picture could not be read, or a shard not be uploaded.
     """
     shutil.rmtree(task.folder, ignore_errors=True)
-    task = replace(task, entries=list(task.entries))  # some are read when they are looked at
     out = (str(task.folder), task.remote) if task.remote else str(task.folder)
     writer = PartWriter(
         columns=task.columns,
@@ -106,33 +105,35 @@ def write_part(task: PartTask, tick: Callable[[], None]) -> PartResult:
         max_workers=4,
     )
     try:
-        skipped = _write_samples(task, writer, tick)
+        result = _write_samples(task, writer, tick)
         writer.finish()
     except BaseException as error:
         writer.cancel_future_jobs()
         if writer.upload_error is not None:
             raise ConversionError(f"{task.remote}: the upload failed: {writer.upload_error}") from error
         raise
-    left_out = {record["id"] for record in skipped}
-    kept = [entry for entry in task.entries if entry.id not in left_out]
-    without = {
-        HASHTAGS: sum(entry.hashtags == () for entry in kept),
-        CAPTION: sum(entry.caption == "" for entry in kept),
-    }
-    return PartResult(writer.shards, skipped, len(kept), without)
+    return replace(result, shards=writer.shards)
 
 
-def _write_samples(task: PartTask, writer: PartWriter, tick: Callable[[], None]) -> list[dict[str, str]]:
+def _write_samples(task: PartTask, writer: PartWriter, tick: Callable[[], None]) -> PartResult:
+    """The result is without the shards, which are not finished.
+
+    Each entry is looked at once, and its picture right after: both may lie in a shard that has to be fetched.
+    """
     skipped: list[dict[str, str]] = []
+    images, without = 0, {HASHTAGS: 0, CAPTION: 0}
     for entry in task.entries:
         image = _load(task, entry)
         reason = why_unusable(image, task.decode, task.max_pixels)
         if reason is None:
             writer.write(_sample(entry, image))
+            images += 1
+            without[HASHTAGS] += entry.hashtags == ()
+            without[CAPTION] += entry.caption == ""
         else:
             skipped.append({"id": entry.id, "source": entry.key, "reason": reason})
         tick()
-    return skipped
+    return PartResult([], skipped, images, without)
 
 
 def _load(task: PartTask, entry: Entry) -> bytes:

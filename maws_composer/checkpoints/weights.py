@@ -25,6 +25,7 @@ class SavedModel:
 
     Attributes:
         shapes: name -> shape. Optimizer states are not among them.
+        dtypes: name -> dtype.
     """
 
     def __init__(self, checkpoint: RunPath) -> None:
@@ -35,6 +36,7 @@ class SavedModel:
             if name.startswith(_MODEL) and isinstance(entry, TensorStorageMetadata)
         }
         self.shapes = {name: entry.size for name, entry in self._saved.items()}
+        self.dtypes = {name: entry.properties.dtype for name, entry in self._saved.items()}
 
     def read(self, name: str) -> Tensor:
         """One tensor, whole, on the CPU."""

@@ -26,8 +26,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _differ(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if _WITHOUT_EFFECT.match(key):
         return False
-    # A checkpoint may be older than a key: null is as good as absent.
-    old, new = before.get(key), now.get(key)
+    # A checkpoint may be older than a key: null and false are as good as absent.
+    old, new = (None if values.get(key) is False else values.get(key) for values in (before, now))
     return old != new and not (MASK in str(old) or MASK in str(new))
 
 

@@ -43,6 +43,8 @@ class Run:
         max_duration: length of the run in samples.
         initialize_from: where the encoder's weights come from: a run, a checkpoint, an export or a released file. Not
             read, so no longer needed, when the run resumes. Null: from the seed.
+        initialize_whole: take the rest of the stage from there too: MAE's decoder, the head, or the text tower.
+        initialize_resize: resample positions for another image size, and patch embeddings for another patch size.
         seed: everything random follows from it.
         precision: `fp32`, `tf32` (fp32 with TF32 matrix products) or `amp_bf16`.
         optimizer: AdamW.
@@ -71,6 +73,8 @@ class Run:
     global_train_batch_size: Annotated[int, Field(gt=0)]
     max_duration: Samples
     initialize_from: str | None = None
+    initialize_whole: bool = False
+    initialize_resize: bool = False
     precision: Precision = "fp32"
     optimizer: AdamW = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Schedule)

@@ -46,6 +46,22 @@ def class_problems(
     return problems
 
 
+def known_classes(source: Shards, timeout: float) -> Classes | None:
+    """`classes.json`; None where there is none to be read, as of shards from elsewhere.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        text = read_bytes(source, CLASSES_FILE, timeout)
+    except Exception:  # every kind of object storage has its own
+        return None
+    try:
+        return Classes.from_json(text)
+    except ClassesFileError as error:
+        raise ConfigError([Problem(source.where, f"{source.address}: {error}")]) from error
+
+
 def _read_classes(source: Shards, timeout: float) -> Classes:
     """`classes.json`, if it is the one that the labels were written by.
 

@@ -35,9 +35,9 @@ Encode = Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch 
 def encode(
     encoder: VisionTransformer, feature: Feature, images: UInt8[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch width"]:
-    """One feature per image, after the final norm."""
+    """One feature per image, after the final norm, which is that of the mean where an encoder has one."""
     tokens = encoder.forward_features(normalize(images))
-    return tokens[:, 0] if feature == "class_token" else tokens[:, 1:].mean(1)
+    return tokens[:, 0] if feature == "class_token" else encoder.fc_norm(tokens[:, 1:].mean(1))
 
 
 @torch.no_grad()

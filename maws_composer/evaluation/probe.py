@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -15,16 +14,14 @@ from streaming import LocalDataset
 from torch import Tensor
 from tqdm import tqdm
 
-from maws_composer.checkpoints.completeness import newest_complete
-from maws_composer.checkpoints.weights import read_weights
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.columns import HASHTAGS, read_hashtags
 from maws_composer.data.decode import decode
 from maws_composer.data.transforms import resize_and_crop
+from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.ridge_probe import ProbeResult, ridge_probe
 from maws_composer.models.initialization import initialize
 from maws_composer.models.vit import VisionTransformer
-from maws_composer.registry import lookup
 from maws_composer.stages.pixels import normalize
 
 _BATCH = 256
@@ -54,22 +51,20 @@ def probe(run_folder: Path, train: str, test: str, min_images: int) -> dict[str,
     ]:
         raise ConfigError(problems)
     config = yaml.safe_load((run_folder / "config.yaml").read_text())
-    checkpoint, _ = newest_complete(run_folder / "checkpoints")
-    if checkpoint is None:
-        raise ConfigError([Problem(str(run_folder), "has no complete checkpoint; train it first")])
-    image_size = config["model"]["image_size"]
+    encoder = load_encoder(str(run_folder))
+    image_size, _ = encoder.patch_embed.img_size
     train_set, test_set = _Tagged(train, image_size), _Tagged(test, image_size)
     labels = train_set.frequent(min_images)
     if not labels:
         raise ConfigError([Problem(train, f"no hashtag is on {min_images} images or more")])
     results = {}
-    for name, encoder in (
-        ("random encoder", _random_encoder(config)),
-        ("MAE encoder", _encoder(config, Path(checkpoint.folder))),
+    for name, each in (
+        ("random encoder", _random_like(encoder, config["seed"])),
+        (f"{config['stage'].upper()} encoder", encoder),
     ):
         results[name] = ridge_probe(
-            train_set.features(encoder, name), train_set.targets(labels),
-            test_set.features(encoder, name), test_set.targets(labels),
+            train_set.features(each, name), train_set.targets(labels),
+            test_set.features(each, name), test_set.targets(labels),
         )  # fmt: skip
     _write_figures(run_folder, results, len(train_set.tags), len(test_set.tags))
     return results
@@ -105,19 +100,12 @@ class _Tagged:
         return torch.cat([encoder.forward_features(normalize(batch))[:, 1:].mean(1) for batch in batches])
 
 
-def _random_encoder(config: dict[str, Any]) -> VisionTransformer:
-    model = config["model"]
-    encoder = VisionTransformer(
-        lookup("size", model["size"]).builder, model["image_size"], fixed_positions=True, qk_norm=model["qk_norm"]
-    )
-    initialize(encoder, config["seed"])
-    return encoder.eval()
-
-
-def _encoder(config: dict[str, Any], checkpoint: Path) -> VisionTransformer:
-    encoder = _random_encoder(config)
-    encoder.load_state_dict(read_weights(checkpoint, "mae.encoder."))
-    return encoder
+def _random_like(encoder: VisionTransformer, seed: int) -> VisionTransformer:
+    """One of the same shape as training began with, positions fixed."""
+    size, (image_size, _) = encoder.size, encoder.patch_embed.img_size
+    random = VisionTransformer(size, image_size, fixed_positions=True, qk_norm=encoder.qk_norm)
+    initialize(random, seed)
+    return random.eval()
 
 
 def _write_figures(run_folder: Path, results: dict[str, ProbeResult], trained: int, held_out: int) -> None:

@@ -33,11 +33,13 @@ class Evaluation:
     """One evaluation of an encoder.
 
     Args:
-        weights: a run, whose newest checkpoint is evaluated, or a checkpoint; local or in object storage.
+        weights: a run, whose newest checkpoint is evaluated, a checkpoint, an export, or a ViT of MAE, MAWS, timm or
+            Hugging Face; local or in object storage.
         data: labelled images.
         evaluations: name -> arguments.
         feature: of an image: its class token, or the mean of its patch tokens.
-        image_size: side of the square crop, in pixels. Null: that of the run.
+        image_size: side of the square crop, in pixels; positions are resampled to it. Null: that of the weights.
+        patch_size: the patch embedding is resampled to it. Null: that of the weights.
         precision: of the encoder: `fp32`, `tf32` or `amp_bf16`.
         run_name: default: the name of the YAML.
         save_folder: local folder of features and results. Default: evaluations/<run_name>-<name of the weights>.
@@ -50,6 +52,7 @@ class Evaluation:
     evaluations: Annotated[dict[str, Arguments | None], Field(min_length=1)]
     feature: Feature = "class_token"
     image_size: Positive | None = None
+    patch_size: Positive | None = None
     precision: Precision = "fp32"
     run_name: str = "evaluation"
     save_folder: str = ""

@@ -45,7 +45,7 @@ def freeze_encoder(run: Evaluation) -> Frozen:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
     """
     checkpoint = on_rank_zero(lambda: encoder_at(run.weights).encoder.address)
-    encoder, device = load_encoder(checkpoint, run.image_size), torch_device()
+    encoder, device = load_encoder(checkpoint, run.image_size, run.patch_size), torch_device()
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:

@@ -1,8 +1,11 @@
 """A ViT with a linear head on its class token, and the loss of images that have several labels."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from maws_composer.models.vit import VisionTransformer
 
@@ -41,7 +44,8 @@ def soft_label_cross_entropy(
 ) -> Float[Tensor, " batch"]:
     """Softmax cross-entropy against 1/k for each of an image's k labels (Mahajan et al. 2018), in fp32.
 
-    That is logsumexp(logits) less the mean of the labels' logits: a dense target of all classes is never made.
+    That is the mean of the labels' log-probabilities, negated: a dense target of all classes is never made, and between
+    forward and backward nothing of the size of the logits is kept but themselves.
 
     Args:
         logits: in any precision.
@@ -50,8 +54,30 @@ def soft_label_cross_entropy(
     Returns:
         Each image's loss; 0, without a gradient, for one without labels.
     """
-    logits = logits.float()
+    losses: Tensor = _SoftLabelCrossEntropy.apply(logits, labels)
+    return losses
+
+
+class _SoftLabelCrossEntropy(torch.autograd.Function):
+    """With a backward of its own: autograd's needs several tensors of the size of the logits beside the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, labels)
+        log_probabilities = logits.log_softmax(1, torch.float32).gather(1, labels.clamp(min=0))
+        return -(log_probabilities * _shares(labels)).sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """softmax(logits) less 1/k at the labels, times the loss's gradient."""
+        logits, labels = ctx.saved_tensors
+        weight = gradient.where((labels >= 0).any(1), 0.0).unsqueeze(1)
+        of_logits = logits.softmax(1, torch.float32).mul_(weight)
+        return of_logits.scatter_add_(1, labels.clamp(min=0), _shares(labels) * -weight).to(logits.dtype), None
+
+
+def _shares(labels: Int[Tensor, "batch labels"]) -> Float[Tensor, "batch labels"]:
+    """1/k for each of an image's k labels, 0 for what fills a row up."""
     is_label = labels >= 0
-    count = is_label.sum(1)
-    of_labels = logits.gather(1, labels.clamp(min=0)).where(is_label, 0.0).sum(1) / count.clamp(min=1)
-    return (logits.logsumexp(1) - of_labels).where(count > 0, 0.0)
+    return is_label / is_label.sum(1, keepdim=True).clamp(min=1)

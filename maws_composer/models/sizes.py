@@ -62,6 +62,24 @@ class DecoderSize:
         return self.width // self.heads
 
 
+@dataclass(frozen=True)
+class TextSize:
+    """Shape of a text encoder of BERT's kind.
+
+    Attributes:
+        vocabulary, positions, token_types: rows of the three embeddings.
+        mlp_width: None for 4 times the width.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    vocabulary: int
+    positions: int
+    token_types: int = 1
+    mlp_width: int | None = None
+
+
 def _check_width(width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"width {width} cannot be split over {heads} heads")

@@ -23,13 +23,21 @@ class VisionTransformer(TimmVisionTransformer):
         image_size: side of the square images in pixels.
         fixed_positions: keep the position embeddings at their 2-D sin-cos values (MAE); they are trained otherwise.
         qk_norm: LayerNorm on queries and keys. Adds four entries per block to the state: no released weights fit.
+        mean_pooling: the feature is the norm of the mean of the patch tokens (`fc_norm`, in place of `norm`), as in
+            the fine-tuned models of the MAE authors. Never initialized, only loaded.
 
     Raises:
         ValueError: the image size is not a multiple of the patch size.
     """
 
     def __init__(
-        self, size: ViTSize, image_size: int = 224, *, fixed_positions: bool = False, qk_norm: bool = False
+        self,
+        size: ViTSize,
+        image_size: int = 224,
+        *,
+        fixed_positions: bool = False,
+        qk_norm: bool = False,
+        mean_pooling: bool = False,
     ) -> None:
         grid = size.grid(image_size)
         super().__init__(
@@ -39,6 +47,7 @@ class VisionTransformer(TimmVisionTransformer):
             num_heads=size.heads,
             depth=0,  # timm's blocks cannot choose their attention kernel
             num_classes=0,
+            global_pool="avg" if mean_pooling else "token",
             norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
             weight_init="skip",
         )
@@ -53,7 +62,7 @@ class VisionTransformer(TimmVisionTransformer):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], visible: Int[Tensor, "batch visible"] | None = None
     ) -> Float[Tensor, "batch width"] | Float[Tensor, "batch tokens width"]:
-        """The class token's feature, as timm has it; with `visible`, all tokens, as `forward_visible` has them.
+        """The image's feature, as timm has it; with `visible`, all tokens, as `forward_visible` has them.
 
         Both go through here because FSDP gathers the parameters when `forward` is called, not other methods.
         """

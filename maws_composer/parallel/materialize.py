@@ -37,8 +37,11 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
 
 def _allocate(module: nn.Module, device: torch.device) -> None:
     for part in module.modules():
+        buffers = {name: buffer.to(device) for name, buffer in part.named_buffers(recurse=False)}
         if any(parameter.is_meta for parameter in part.parameters(recurse=False)):
             part.to_empty(device=device, recurse=False)
+        for name, buffer in buffers.items():  # computed when the module was built, emptied with the parameters
+            setattr(part, name, buffer)
     for parameter in module.parameters():
         _local(parameter).fill_(float("nan"))
 

@@ -12,7 +12,7 @@ import yaml
 
 from maws_composer.config.compare import changed_keys, leaves
 from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
-from maws_composer.reporting.evaluations import evaluated, figure_rows
+from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.metrics_file import Steps, read_metrics
 from maws_composer.reporting.page import captioned, image, section, table, write_page
 from maws_composer.reporting.pictures import FOLDER, find_pictures
@@ -56,7 +56,7 @@ def write_comparison(run_folders: Sequence[Path], evaluations: str | Path, out: 
             section("Figures", table(figure_rows(figures))),
             *(part for group in stages for part in (*_curves(group), _differences(group))),
             *dict.fromkeys(label_section(run.config) for run in runs),
-            *(part for run in runs for part in _pictures(run)),
+            *(part for run in runs for part in (*_pictures(run), *evaluation_pictures(run.folder, evaluations))),
         ],
     )
     return out

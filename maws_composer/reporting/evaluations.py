@@ -7,29 +7,48 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from maws_composer.reporting.page import captioned, section
+
+_BARS = "results.png"  # the figures once more
+
 
 def evaluated(run_folder: Path, evaluations: str | Path) -> dict[str, Any]:
     """The figures of the run's encoder: "<evaluation> <figure>" -> value, and "feature", of what they are.
 
     Args:
         run_folder: local folder of the run.
-        evaluations: a folder below which results.json files lie; of two of one run the later one counts.
+        evaluations: a folder below which results.json files lie; of two with one figure the later one counts.
     """
     figures: dict[str, Any] = {}
-    for path in sorted(Path(evaluations).glob("**/results.json"), key=lambda path: path.stat().st_mtime):
-        results = json.loads(path.read_text())
-        if Path(str(results.get("weights"))).resolve() == run_folder.resolve():
-            figures |= {"feature": str(results["feature"]).replace("_", " ")} | dict(_figures(results))
+    for _, results in _results(run_folder, evaluations):
+        figures |= {"feature": str(results["feature"]).replace("_", " ")} | dict(_figures(results))
     return figures
 
 
-def _figures(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for evaluation, result in results["evaluations"].items():
-        for name, value in result["figures"].items():
-            yield f"{evaluation} {name}".replace("_", " "), value
+def evaluation_pictures(run_folder: Path, evaluations: str | Path) -> Iterator[str]:
+    """Sections with what evaluations drew, such as images and the texts that were found for them."""
+    for path, _ in _results(run_folder, evaluations):
+        for picture in sorted(path.parent.glob("*.png")):
+            if picture.name != _BARS:
+                name = picture.stem.replace("_", " ")
+                yield section(name[:1].upper() + name[1:], captioned(picture.read_bytes(), f"{name}, {path.parent}"))
 
 
 def figure_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Run -> {figure: value} as rows of a table: a line for each figure, a column for each run that has any."""
     names = dict.fromkeys(name for figures in runs.values() for name in figures)
     return [{"": name, **{run: figures.get(name, "") for run, figures in runs.items() if figures}} for name in names]
+
+
+def _results(run_folder: Path, evaluations: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """results.json files of evaluations of the run, the oldest first."""
+    for path in sorted(Path(evaluations).glob("**/results.json"), key=lambda path: path.stat().st_mtime):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if Path(str(results.get("weights"))).resolve() == run_folder.resolve():
+            yield path, results
+
+
+def _figures(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for evaluation, result in results["evaluations"].items():
+        for name, value in result["figures"].items():
+            yield f"{evaluation} {name}".replace("_", " "), value

@@ -13,7 +13,7 @@ import yaml
 from maws_composer.checkpoints.run_folder import RunFolder, send
 from maws_composer.checkpoints.upload import insist
 from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
-from maws_composer.reporting.evaluations import evaluated, figure_rows
+from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics
 from maws_composer.reporting.page import captioned, folded, image, section, table, write_page
 from maws_composer.reporting.pictures import FOLDER, Picture, find_pictures
@@ -55,6 +55,7 @@ def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations"
             *_curve_sections(folder, steps),
             *(_figures_section(figures) for figures in _figures(folder)),
             section("Evaluations", table(figure_rows({title: evaluated(folder, evaluations)}))),
+            *evaluation_pictures(folder, evaluations),
             label_section(config),
             folded("Configuration", text),
         ],

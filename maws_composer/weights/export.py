@@ -1,10 +1,11 @@
-"""`maws-composer export`: weights of a run for other people's libraries.
+"""`maws-composer export`: weights of a run, or of a file, for other people's libraries.
 
     maws-composer export runs/mae --to timm exported/mae
 
     timm        folder: timm.create_model("local-dir:exported/mae", pretrained=True)
-    hf          folder: transformers.ViTModel.from_pretrained("exported/mae", add_pooling_layer=False)
-    maws        file, such as mae.pt: a state dict, as the released weights are
+    hf          folder: transformers.ViTModel.from_pretrained("exported/mae", add_pooling_layer=False);
+                of LiT: transformers.VisionTextDualEncoderModel.from_pretrained("exported/lit"), with its processor
+    maws        file, such as mae.pt: a state dict, as the released weights are; of LiT as those of MAWS-CLIP
     checkpoint  folder: every tensor of the model, decoders and heads too, and config.yaml
 
 On one machine, with memory for one copy of the weights; optimizer states are not read. What is at OUT is whole.
@@ -13,11 +14,12 @@ On one machine, with memory for one copy of the weights; optimizer states are no
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -26,18 +28,32 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.weights.formats import hf_config, hf_preprocessor, hf_tensors, timm_config
-from maws_composer.weights.sources import Encoder, SourceError, Weights, find_checkpoint, open_encoder, open_weights
-from maws_composer.weights.trained import trained_by
+from maws_composer.models.text_tower import text_config
+from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
+from maws_composer.weights.files import SourceError, Weights, find_checkpoint, open_weights
+from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
+from maws_composer.weights.image_text import ImageText, is_image_text, open_image_text
+from maws_composer.weights.layouts import to_maws_clip
+from maws_composer.weights.sources import open_model
+from maws_composer.weights.trained import Trained, find_trained
+from maws_composer.weights.translation import Recipes, translated
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PretrainedConfig
+
+log = logging.getLogger(__name__)
+
+TORCHTEXTS = ("xlm-roberta", "roberta")  # whose text towers torchtext has
 
 
-def export(run: str, to: str, out: Path) -> str:
-    """Write the weights of a run's newest complete checkpoint; returns the checkpoint's address.
+def export(source: str, to: str, out: Path, image_tower: str | None = None) -> str:
+    """Write weights; returns the address that they are from: of a run, its newest complete checkpoint.
 
     Args:
-        run: a run or a checkpoint, local or in object storage.
+        source: a run or a checkpoint, local or in object storage; but for `checkpoint`, other weights too.
         to: one of FORMATS.
         out: must not exist.
+        image_tower: of a LiT run that has none, trained on image embeddings. None: what the run began with.
 
     Raises:
         ConfigError: nothing to export, or not in this format.
@@ -47,65 +63,124 @@ def export(run: str, to: str, out: Path) -> str:
     if out.exists():
         raise ConfigError([Problem(str(out), "exists already; name a new one")])
     try:
-        checkpoint = find_checkpoint(run)
-        config = yaml.safe_load((checkpoint / "config.yaml").read_text())
+        address = str(find_checkpoint(source)) if to == "checkpoint" else open_model(source).address
         with _whole(out) as partial:
-            FORMATS[to](str(checkpoint), config, partial)
+            if to in IMAGE_TEXT_FORMATS and is_image_text(open_model(address)):
+                IMAGE_TEXT_FORMATS[to](open_image_text(address, image_tower), partial)
+            else:
+                FORMATS[to](address, partial)
     except SourceError as error:
         raise ConfigError([Problem("RUN", str(error))]) from error
-    return str(checkpoint)
+    return address
 
 
-def _timm(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    encoder, size, image_size = trained_by(checkpoint, config)
+def _timm(address: str, out: Path) -> None:
+    trained = find_trained(address)
+    _require_class_token(trained)
     out.mkdir()
-    _write_json(out / "config.json", timm_config(size, image_size, encoder.has_qk_norm))
-    _write_safetensors(out, _read(encoder))
+    _write_json(out / "config.json", timm_config(trained.size, trained.image_size, trained.encoder.has_qk_norm))
+    _write_safetensors(out, _read(trained.encoder))
 
 
-def _hf(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    encoder, size, image_size = trained_by(checkpoint, config)
-    _refuse_qk_norm(encoder, "transformers.ViTModel has none; use --to timm")
+def _hf(address: str, out: Path) -> None:
+    trained = find_trained(address)
+    _require_class_token(trained)
+    _refuse_qk_norm(trained.encoder, "transformers.ViTModel has none; use --to timm")
     out.mkdir()
-    _write_json(out / "config.json", hf_config(size, image_size))
-    _write_json(out / "preprocessor_config.json", hf_preprocessor(image_size))
-    _write_safetensors(out, _read(encoder, hf_tensors))
+    _write_json(out / "config.json", hf_config(trained.size, trained.image_size))
+    _write_json(out / "preprocessor_config.json", hf_preprocessor(trained.image_size))
+    _write_safetensors(out, _read(translated(trained.encoder, to_hf_vit(trained.size.depth))))
 
 
-def _maws(checkpoint: str, config: dict[str, Any], out: Path) -> None:
-    if out.suffix not in (".pt", ".pth"):
-        raise ConfigError([Problem("OUT", "with --to maws, expected a file such as encoder.pt")])
-    encoder = open_encoder(checkpoint)
-    _refuse_qk_norm(encoder, "the released models have none; use --to timm")
-    torch.save(_read(encoder), out)
-
-
-def _checkpoint(checkpoint: str, config: dict[str, Any], out: Path) -> None:
+def _hf_dual_encoder(model: ImageText, out: Path) -> None:
+    _refuse_qk_norm(model.weights, "transformers.ViTModel has none; use --to checkpoint")
+    text = _text_config(model)
+    if not has_tanh_pooler(text):
+        raise SourceError(f"{model.text.name} has no place in VisionTextDualEncoderModel: use --to checkpoint")
+    if "logit_bias" in model.weights.shapes:
+        log.warning("VisionTextDualEncoderModel has no logit_bias: its logits are all shifted, its features are not")
+    embed_dim, _ = model.weights.shapes["text_projection.weight"]
     out.mkdir()
-    (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    _write_safetensors(out, _read(open_weights(checkpoint)))
+    _write_json(out / "config.json", dual_encoder_config(model.size, model.image_size, text.to_dict(), embed_dim))
+    _write_json(out / "preprocessor_config.json", hf_preprocessor(model.image_size))
+    _write_tokenizer(out, model)
+    _write_safetensors(out, _made(model.weights, to_dual_encoder(model.weights.shapes, model.size.depth)))
 
 
-FORMATS: dict[str, Callable[[str, dict[str, Any], Path], None]] = {
+def _maws(address: str, out: Path) -> None:
+    _require_torch_suffix(out)
+    trained = find_trained(address)
+    _refuse_qk_norm(trained.encoder, "the released models have none; use --to timm")
+    torch.save(_read(trained.encoder), out)
+
+
+def _maws_clip(model: ImageText, out: Path) -> None:
+    _require_torch_suffix(out)
+    _refuse_qk_norm(model.weights, "the released models have none; use --to checkpoint")
+    text = _text_config(model)
+    if text.model_type not in TORCHTEXTS:
+        raise SourceError(f"torchtext has no text tower such as {model.text.name}: use --to hf or checkpoint")
+    if "logit_bias" in model.weights.shapes:
+        log.warning("the released models have no logit_bias: logits are all shifted, features are not")
+    torch.save(_made(model.weights, to_maws_clip(model.weights.shapes, text.num_hidden_layers)), out)
+
+
+def _checkpoint(address: str, out: Path) -> None:
+    weights = open_weights(address)
+    out.mkdir()
+    (out / "config.yaml").write_text(yaml.safe_dump(dict(weights.config), sort_keys=False))
+    _write_safetensors(out, _read(weights))
+
+
+FORMATS: dict[str, Callable[[str, Path], None]] = {
     "timm": _timm,
     "hf": _hf,
     "maws": _maws,
     "checkpoint": _checkpoint,
 }
+IMAGE_TEXT_FORMATS: dict[str, Callable[[ImageText, Path], None]] = {"hf": _hf_dual_encoder, "maws": _maws_clip}
 
 
-def _refuse_qk_norm(encoder: Encoder, reason: str) -> None:
-    if encoder.has_qk_norm:
-        raise SourceError(f"{encoder.address} has QK-norm: {reason}")
+def _require_torch_suffix(out: Path) -> None:
+    if out.suffix not in (".pt", ".pth"):
+        raise ConfigError([Problem("OUT", "with --to maws, expected a file such as encoder.pt")])
 
 
-def _read(
-    weights: Weights, rename: Callable[[str, Tensor], dict[str, Tensor]] = lambda name, tensor: {name: tensor}
-) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name in tqdm(weights.shapes, desc="reading", unit="tensor"):
-        tensors |= rename(name, weights.read(name))
-    return tensors
+def _require_class_token(trained: Trained) -> None:
+    if trained.encoder.averages_patches:
+        raise SourceError(f"{trained.encoder.address} was fine-tuned on the mean of the patch tokens: use --to maws")
+
+
+def _refuse_qk_norm(weights: Weights, reason: str) -> None:
+    if weights.has_qk_norm:
+        raise SourceError(f"{weights.address} has QK-norm: {reason}")
+
+
+def _text_config(model: ImageText) -> PretrainedConfig:
+    try:
+        return text_config(model.text)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+
+
+def _made(weights: Weights, recipes: Recipes) -> dict[str, Tensor]:
+    """Only what has a recipe."""
+    made = translated(weights, recipes)
+    return {name: made.read(name) for name in tqdm(recipes, desc="reading", unit="tensor")}
+
+
+def _write_tokenizer(out: Path, model: ImageText) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.text.name, model_max_length=model.text.context_length)
+        tokenizer.save_pretrained(out)
+    except (OSError, ValueError) as error:
+        log.warning("without a tokenizer, which is that of %s: %s", model.text.name, error)
+
+
+def _read(weights: Weights) -> dict[str, Tensor]:
+    return {name: weights.read(name) for name in tqdm(weights.shapes, desc="reading", unit="tensor")}
 
 
 def _write_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
-
-from torch import Tensor
 
 from maws_composer.models.attention import LAYER_NORM_EPS
 from maws_composer.models.sizes import ViTSize
 from maws_composer.stages.pixels import IMAGENET_MEAN, IMAGENET_STD
+from maws_composer.weights.translation import Recipe, part, stack
 
 _HF_NAMES = {
-    "cls_token": "embeddings.cls_token",
-    "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "norm": "layernorm",
 }
@@ -23,6 +22,7 @@ _HF_BLOCK_NAMES = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+_KINDS = ("weight", "bias")
 
 
 def timm_config(size: ViTSize, image_size: int, qk_norm: bool) -> dict[str, Any]:
@@ -87,14 +87,34 @@ def hf_preprocessor(image_size: int) -> dict[str, Any]:
     }
 
 
-def hf_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """One tensor of timm's as transformers.ViTModel has it: queries, keys and values are three."""
-    module, _, kind = name.rpartition(".")
-    if not name.startswith("blocks."):
-        return {_HF_NAMES[name]: tensor} if name in _HF_NAMES else {f"{_HF_NAMES[module]}.{kind}": tensor}
-    _, number, part = module.split(".", 2)
-    layer = f"encoder.layer.{number}"
-    if part == "attn.qkv":
-        parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-        return {f"{layer}.attention.attention.{which}.{kind}": rows.clone() for which, rows in parts}
-    return {f"{layer}.{_HF_BLOCK_NAMES[part]}.{kind}": tensor}
+def to_hf_vit(depth: int) -> dict[str, Recipe]:
+    """transformers.ViTModel's tensors out of timm's: queries, keys and values are three there."""
+    recipes = {hf: Recipe((timm,)) for timm, hf in _hf_names(depth)}
+    for joint, parts in _hf_attention(depth):
+        recipes |= {name: Recipe((joint,), partial(part, which, 3)) for which, name in enumerate(parts)}
+    return recipes
+
+
+def from_hf_vit(depth: int) -> dict[str, Recipe]:
+    """The inverse of `to_hf_vit`."""
+    recipes = {timm: Recipe((hf,)) for timm, hf in _hf_names(depth)}
+    return recipes | {joint: Recipe(parts, stack) for joint, parts in _hf_attention(depth)}
+
+
+def _hf_names(depth: int) -> Iterator[tuple[str, str]]:
+    yield "cls_token", "embeddings.cls_token"
+    yield "pos_embed", "embeddings.position_embeddings"
+    for kind in _KINDS:
+        for timm, hf in _HF_NAMES.items():
+            yield f"{timm}.{kind}", f"{hf}.{kind}"
+        for number in range(depth):
+            for timm, hf in _HF_BLOCK_NAMES.items():
+                yield f"blocks.{number}.{timm}.{kind}", f"encoder.layer.{number}.{hf}.{kind}"
+
+
+def _hf_attention(depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for kind in _KINDS:
+        for number in range(depth):
+            attention = f"encoder.layer.{number}.attention.attention"
+            parts = tuple(f"{attention}.{which}.{kind}" for which in ("query", "key", "value"))
+            yield f"blocks.{number}.attn.qkv.{kind}", parts

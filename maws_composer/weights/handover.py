@@ -1,15 +1,12 @@
-"""Hand-over: a stage begins with the encoder of an earlier one, and every tensor is accounted for.
+"""Hand-over: a stage begins with the weights of an earlier one, and every tensor is accounted for.
 
-Positions are values like others: fixed in MAE, trained in later stages, the same numbers. Only the same grid fits.
+Positions are values like others: fixed in MAE, trained in later stages, the same numbers. Only the same grid fits,
+unless resizing is asked for.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,24 +21,18 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.materialize import as_sharded
-from maws_composer.registry import lookup, names
-from maws_composer.weights.sources import FIRST, Encoder, SourceError, open_encoder
+from maws_composer.registry import lookup
+from maws_composer.weights.files import SourceError, Weights
+from maws_composer.weights.parts import by_part, part_of
+from maws_composer.weights.resizing import resized
+from maws_composer.weights.shapes import disagreement
+from maws_composer.weights.sources import open_model
 
 log = logging.getLogger(__name__)
 
-Shapes = Mapping[str, torch.Size]
-
-_PARTS = {
-    "mask token": re.compile(r"(^|\.)mask_token$"),
-    "decoder": re.compile(r"(^|\.)decoder_"),
-    "text tower": re.compile(r"(^|\.)(text_|vision_projection|logit_scale)"),
-    "head": re.compile(r"(^|\.)head\."),
-}
-_SHOWN = 6  # tensors that disagree
-
 
 @torch.no_grad()
-def hand_over(address: str, stage: nn.Module) -> None:
+def hand_over(address: str, stage: nn.Module, whole: bool = False, resize: bool = False) -> None:
     """Fill the encoder of a sharded stage with the weights at `address`; the rest stays as it is. A collective.
 
     Rank 0 reads, tensor by tensor, and sends each to the others: besides the shards nobody holds more than one.
@@ -49,22 +40,25 @@ def hand_over(address: str, stage: nn.Module) -> None:
     Args:
         address: see `sources`.
         stage: has `encoder_prefix`.
+        whole: fill all of the stage: the decoder, the head, or the text tower and the projections, too.
+        resize: positions for another grid, and patches of another size, are resampled.
 
     Raises:
         ConfigError: on every rank; the weights cannot be read, or do not fit.
     """
-    opened: list[Encoder] = []
+    opened: list[Weights] = []
 
     def open_and_check() -> str:
-        opened.append(_open(address))
-        return account(opened[0], stage)
+        source, told = account(_open(address), stage, whole, resize)
+        opened.append(source)
+        return told
 
     log.info("%s", on_rank_zero(open_and_check))
-    for name, parameter in _encoder_of(stage).items():
-        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        on_rank_zero(partial(_read_into, whole, opened, name))
-        dist.broadcast(whole, src=0)
-        parameter.copy_(as_sharded(whole, parameter))
+    for name, parameter in _filled(stage, whole).items():
+        tensor = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        on_rank_zero(partial(_read_into, tensor, opened, name))
+        dist.broadcast(tensor, src=0)
+        parameter.copy_(as_sharded(tensor, parameter))
 
 
 def check_source(run: Run) -> list[Problem]:
@@ -74,54 +68,67 @@ def check_source(run: Run) -> list[Problem]:
     try:
         with torch.device("meta"):
             stage = build(lookup("stage", run.stage), run.model, run)
-        account(_open(run.initialize_from), stage)
+        account(_open(run.initialize_from), stage, run.initialize_whole, run.initialize_resize)
     except ConfigError as error:
         return error.problems
     return []
 
 
-def account(encoder: Encoder, stage: nn.Module) -> str:
-    """What is taken, what is left, and what has to start anew, in one sentence for the log.
+def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool = False) -> tuple[Weights, str]:
+    """Make a source fit.
+
+    Returns:
+        The source, resized if need be; and what is taken, what is left, and what has to start anew, in one sentence for
+        the log.
 
     Raises:
         ConfigError: naming the tensors that disagree, with both shapes.
     """
-    ours = {name: parameter.shape for name, parameter in _encoder_of(stage).items()}
-    disagreeing = [name for name in {**ours, **encoder.shapes} if ours.get(name) != encoder.shapes.get(name)]
-    if disagreeing:
-        lines = [f"{name}: {_show(encoder.shapes, name)} there, {_show(ours, name)} here" for name in disagreeing]
-        if len(lines) > _SHOWN:
-            lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more"]
-        head = f"{encoder.address} does not fit, {len(disagreeing)} tensors disagree{_hint(encoder.shapes, ours)}"
-        raise _problem("\n".join([head, *lines]))
-    anew = [name for name, _ in stage.named_parameters() if not name.startswith(stage.encoder_prefix)]  # type: ignore[arg-type]
-    return (
-        f"encoder from {encoder.address}: {len(ours)} tensors of {len(encoder.shapes)} taken; "
-        f"{len(encoder.left)} left there{_by_part(encoder.left)}; {len(anew)} start anew{_by_part(anew)}"
+    ours = {name: parameter.shape for name, parameter in _filled(stage, whole).items()}
+    source, changes = resized(source, ours) if resize else (source, [])
+    # What an encoder has beyond ours would change what it computes.
+    theirs = {name: shape for name, shape in source.shapes.items() if name in ours or part_of(name) == "encoder"}
+    if told := disagreement(source.address, theirs, ours):
+        raise _problem(told)
+    left = [name for name in source.shapes if name not in theirs]
+    anew = [name for name in _by_model_name(stage) if name not in ours]
+    return source, (
+        f"{'all weights' if whole else 'encoder'} from {source.address}: {len(ours)} tensors of {len(theirs)} taken; "
+        f"{len(left)} left there{by_part(left)}; {len(anew)} start anew{by_part(anew)}"
+        f"{'; resized: ' + ', '.join(changes) if changes else ''}"
     )
 
 
-def _open(address: str) -> Encoder:
+def _open(address: str) -> Weights:
     try:
-        return open_encoder(address)
+        return open_model(address)
     except SourceError as error:
         raise _problem(str(error)) from error
 
 
-def _read_into(whole: Tensor, opened: list[Encoder], name: str) -> None:
-    (encoder,) = opened
+def _read_into(tensor: Tensor, opened: list[Weights], name: str) -> None:
+    (source,) = opened
     try:
-        whole.copy_(encoder.read(name))
+        tensor.copy_(source.read(name))
     except Exception as error:  # each storage library has exceptions of its own
-        raise _problem(f"{name} of {encoder.address} is not readable: {error}") from error
+        raise _problem(f"{name} of {source.address} is not readable: {error}") from error
 
 
-def _encoder_of(stage: nn.Module) -> dict[str, Tensor]:
+def _filled(stage: nn.Module, whole: bool) -> dict[str, Tensor]:
+    parameters = _by_model_name(stage)
+    return {name: tensor for name, tensor in parameters.items() if whole or name.startswith("encoder.")}
+
+
+def _by_model_name(stage: nn.Module) -> dict[str, Tensor]:
+    """A stage's parameters by their names in its model, where the encoder is "encoder."."""
     prefix: Any = getattr(stage, "encoder_prefix", None)
     if prefix is None:
         raise _problem(f"{type(stage).__name__} has no encoder_prefix, which says where its encoder's tensors are")
-    inside = {name: tensor for name, tensor in stage.named_parameters() if name.startswith(prefix)}
-    return {name.removeprefix(prefix): tensor for name, tensor in inside.items()}
+    root = prefix.removesuffix("encoder.")
+    return {
+        f"encoder.{name.removeprefix(prefix)}" if name.startswith(prefix) else name.removeprefix(root): tensor
+        for name, tensor in stage.named_parameters()
+    }
 
 
 def _will_resume(run: Run) -> bool:
@@ -133,38 +140,3 @@ def _will_resume(run: Run) -> bool:
 
 def _problem(message: str) -> ConfigError:
     return ConfigError([Problem("initialize_from", message)])
-
-
-def _by_part(tensors: Iterable[str]) -> str:
-    parts = Counter(
-        next((part for part, pattern in _PARTS.items() if pattern.search(name)), "other") for name in tensors
-    )
-    return f" ({', '.join(f'{part} {count}' for part, count in parts.items())})" if parts else ""
-
-
-def _show(shapes: Shapes, name: str) -> str:
-    return " x ".join(str(length) for length in shapes[name]) if name in shapes else "none"
-
-
-def _hint(theirs: Shapes, ours: Shapes) -> str:
-    """What the difference looks like, as the end of a sentence."""
-    if (shape := _vit_shape(theirs)) != _vit_shape(ours):
-        known = [name for name in names("size") if _is_size(lookup("size", name).builder, shape)]
-        width, depth, patch = shape
-        return f": it is {' or '.join(known) or f'{width} wide, {depth} deep, with patches of {patch}'}; see model.size"
-    if any(".q_norm." in name for name in theirs) != any(".q_norm." in name for name in ours):
-        return "; see model.qk_norm"
-    if theirs.get("pos_embed") != ours.get("pos_embed") and "pos_embed" in theirs:
-        side = math.isqrt(theirs["pos_embed"][1] - 1)
-        return f": its positions are those of {side * shape[2]} px images; see model.image_size"
-    return ""
-
-
-def _vit_shape(shapes: Shapes) -> tuple[int, int, int]:
-    """Width, depth and patch size."""
-    width, _, patch, _ = shapes[FIRST]
-    return width, len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}), patch
-
-
-def _is_size(size: Any, shape: tuple[int, int, int]) -> bool:
-    return (size.width, size.depth, size.patch_size) == shape

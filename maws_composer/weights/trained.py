@@ -1,19 +1,21 @@
-"""The encoder of a training run, and its shape, whatever the run's stage is."""
+"""An encoder and its shape, wherever it comes from."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+import logging
+from typing import NamedTuple
 
-import yaml
-
+from maws_composer.models.attention import LAYER_NORM_EPS
 from maws_composer.models.sizes import ViTSize
 from maws_composer.registry import lookup
-from maws_composer.weights.sources import Encoder, SourceError, find_checkpoint, open_encoder
+from maws_composer.weights.shapes import image_size, sizes_of_shape, vit_shape
+from maws_composer.weights.sources import Encoder, SourceError, open_encoder
+
+log = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
-    """What a run left behind.
+    """What somebody's training left behind.
 
     Attributes:
         encoder: its tensors, each of them read when asked for.
@@ -27,24 +29,50 @@ class Trained(NamedTuple):
 
 
 def find_trained(address: str) -> Trained:
-    """Look into a run or a checkpoint, local or in object storage, without reading weights.
+    """Look into a run, a checkpoint, a file or a folder, local or in object storage, without reading weights.
 
     Raises:
-        SourceError: there is no complete checkpoint, or no encoder in it.
+        SourceError: there is no encoder, or nothing says how many heads it has.
         ConfigError: its size is not registered.
     """
-    checkpoint = find_checkpoint(address)
-    return trained_by(str(checkpoint), yaml.safe_load((checkpoint / "config.yaml").read_text()))
+    encoder = open_encoder(address)
+    size = _size_of(encoder)
+    _check_config(encoder)
+    return Trained(encoder, size, image_size(encoder.shapes))
 
 
-def trained_by(checkpoint: str, config: dict[str, Any]) -> Trained:
-    """The encoder of a checkpoint that a run of this configuration saved.
+def _size_of(encoder: Encoder) -> ViTSize:
+    """Tensors tell everything but the number of heads; a configuration beside them does, or the registered sizes do."""
+    width, depth, patch_size = vit_shape(encoder.shapes)
+    told = f"{encoder.address} is {width} wide, {depth} deep, with patches of {patch_size}"
+    heads = _heads_in(encoder) or {size.heads for size in sizes_of_shape(encoder.shapes).values()}
+    if len(heads) != 1:
+        count = f"{len(heads)} numbers of heads are" if heads else "no number of heads is"
+        raise SourceError(f"{told}: {count} known for that; register its size, and name the file in code_paths")
+    try:
+        return ViTSize(width, depth, heads.pop(), patch_size)
+    except ValueError as error:
+        raise SourceError(f"{told}: {error}") from error
 
-    Raises:
-        SourceError, ConfigError: see `find_trained`.
-    """
-    encoder, name = open_encoder(checkpoint), config["model"].get("size")
-    if name is None:
-        raise SourceError(f"{checkpoint}/config.yaml has no model.size, which would say how many heads there are")
-    size = lookup("size", name).builder
-    return Trained(encoder, size, math.isqrt(encoder.shapes["pos_embed"][1] - 1) * size.patch_size)
+
+def _heads_in(encoder: Encoder) -> set[int]:
+    """What the configuration beside the weights says: of our runs, of timm, or of Hugging Face."""
+    config = encoder.config
+    try:
+        if "stage" in config:
+            name = config["model"].get("size")
+            return {lookup("size", name).builder.heads} if name else set()
+        found = config.get("num_attention_heads") or config.get("model_args", {}).get("num_heads")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"the configuration beside {encoder.address} is damaged: {error!r}") from error
+    return {int(found)} if found else set()
+
+
+def _check_config(encoder: Encoder) -> None:
+    """What a config.json asks for, and this house does otherwise."""
+    config = encoder.config
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise SourceError(f"{encoder.address} has the activation {config['hidden_act']}; ours is gelu")
+    eps = config.get("layer_norm_eps", LAYER_NORM_EPS)
+    if eps != LAYER_NORM_EPS:
+        log.warning("%s: config.json has layer_norm_eps %s; ours is %s", encoder.address, eps, LAYER_NORM_EPS)

@@ -31,6 +31,11 @@ METADATA = "metadata.jsonl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="SRC", type=Path, help="the folder")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `read` takes beside the folder."""
     parser.add_argument("--metadata", type=Path, metavar="FILE", help=f"default: SRC/{METADATA} if it exists")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images, to try things out")
 

@@ -2,7 +2,11 @@
 
 Pass 1 counts the hashtags of SRC and makes the classes; pass 2 writes the images that have a class, with their class
 indices in the column `labels`. SRC is a folder of images with metadata.jsonl (see the reader folder), or a dataset in
-MDS shards on this machine that has the column hashtags.
+MDS shards that has the column hashtags: on this machine or in object storage (s3://... and what else streaming reads),
+compressed or not.
+
+Of shards in object storage nothing is kept on the disk. Each is fetched twice in pass 1, and in pass 2 once for every
+group that has images of it: with many groups it is quicker to copy the dataset to this machine first, if it fits.
 
 Hashtags that differ in case, width or separators are one. With --canonical wordnet those that name the same synset are
 one class (#brownbear, #ursusarctos), with none each is a class of its own, with table only the table's hashtags count.
@@ -16,7 +20,7 @@ For held-out images give the training set's --classes: they get the same indices
 without groups. A hashtag that the training set did not have leads to no class then.
 
 Memory: pass 1 keeps the distinct hashtags; the plan of pass 2 keeps 24 bytes per image and 4 per label, and for a
-folder of images also its metadata.
+folder of images also its metadata. Of shards that are compressed or in object storage each process holds two.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from streaming_conversion.canonical import AMBIGUOUS, CANONICAL, Canonical, read
 from streaming_conversion.groups import Grouping
 from streaming_conversion.hashtags import VERSION as SPELLING
 from streaming_conversion.option_types import positive, ratio
+from streaming_conversion.places import Place, parse_place, read_file
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.readers import folder
 from streaming_conversion.source import Source
@@ -39,7 +44,8 @@ from streaming_conversion.wordnet import DEFAULT_FOLDER, WordNet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folder.add_arguments(parser)
+    parser.add_argument("folder", metavar="SRC", type=parse_place, help="a folder, or s3://... and the like")
+    folder.add_options(parser)
     add = parser.add_argument_group("classes").add_argument
     add("--canonical", choices=CANONICAL, default="wordnet", help="default: wordnet")
     add("--table", type=Path, metavar="FILE", help="hashtag, tab, class per line; or a JSON object in a file *.json")
@@ -125,8 +131,8 @@ def _settings(arguments: argparse.Namespace, canonical: Canonical, wordnet: Word
 
 
 def _source(arguments: argparse.Namespace) -> Source:
-    path: Path = arguments.folder
-    if not (path / "index.json").is_file():
+    path: Place = arguments.folder
+    if isinstance(path, Path) and not (path / "index.json").is_file():
         source = folder.read(arguments)[""]
         if source.entries[0].hashtags is None:
             raise ConversionError(f"{path} has no hashtags: no line of its metadata.jsonl has any, or there is none")
@@ -141,10 +147,10 @@ def _source(arguments: argparse.Namespace) -> Source:
     return Source("label", _provenance(path), samples[: arguments.limit], FromShards(path), settings, stamp=digest)
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def _provenance(path: Place) -> dict[str, Any]:
     """What the dataset says of its own source, so that a license is not lost."""
     try:
-        known = DatasetFile.from_json((path / DATASET_FILE).read_bytes()).source
-    except (OSError, DatasetFileError):
+        known = DatasetFile.from_json(read_file(path, DATASET_FILE)).source
+    except (ConversionError, DatasetFileError):
         known = {}
     return known | {"labelled_from": str(path)}

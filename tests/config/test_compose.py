@@ -137,6 +137,7 @@ def test_only_credentials_are_hidden(load):
         ("data.train.crop_scale=[0.1, 1.0]", ["data.train.crop_scale"]),
         ("optimizer.base_lr=1", ["optimizer.base_lr"]),
         ("initialize_from=s3://bucket/mae", ["initialize_from"]),
+        ("initialize_whole=true", ["initialize_whole"]),
         ("data.train.remote=s3://elsewhere", []),
         ("data.train.local=/cache", []),
         ("data.train.download_retry=9", []),

@@ -45,6 +45,18 @@ def test_the_loss_is_in_fp32_and_an_image_without_labels_weighs_nothing():
     assert (soft_label_cross_entropy(logits, torch.empty(4, 0, dtype=torch.int64)) == 0).all()
 
 
+def test_between_forward_and_backward_only_the_logits_are_as_large_as_the_logits():
+    logits = torch.randn(4, 20).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        loss = soft_label_cross_entropy(logits, padded(LABELS)).mean()
+    assert {tensor.data_ptr() for tensor in kept if tensor.numel() >= logits.numel()} == {logits.data_ptr()}
+    loss.backward()
+    assert torch.autograd.gradcheck(
+        lambda given: soft_label_cross_entropy(given, padded(LABELS)), logits, eps=1e-2, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("sizes", [(4,), (3, 1), (1, 1, 2)])
 def test_microbatches_weighted_by_their_samples_give_the_mean_of_the_batch(sizes):
     logits = torch.randn(4, 20, dtype=torch.float64)

@@ -44,6 +44,7 @@ def test_runs_stand_beside_each_other(runs: list[Path], tmp_path: Path, monkeypa
     write_results(tmp_path / "evaluations/b", Path("after"), 0.4375, "class_token")
     write_results(tmp_path / "evaluations/c", tmp_path / "of another run", 0.9999, "class_token")
     Image.new("RGB", (4, 4)).save(tmp_path / "labels.png")
+    Image.new("RGB", (5, 5)).save(tmp_path / "evaluations/b/retrieval.png")
     assert main(["report", *map(str, runs), "--out", "pages/three.html"]) == 0
     page = Page(tmp_path / "pages/three.html")
     for figure in ("0.125", "0.375", "0.625", "0.8125", "0.4375", "mean patch token", "3,840", "initialize_from"):
@@ -51,7 +52,8 @@ def test_runs_stand_beside_each_other(runs: list[Path], tmp_path: Path, monkeypa
     assert "0.9999" not in page.text
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     curves = ["mae loss", "mae precision", "wsp loss", "wsp precision"]
-    assert len(page.images) == len(curves) + 1, "one plot for both runs of a stage, and one of the labels they share"
+    assert len(page.images) == len(curves) + 2, "one plot for both runs of a stage, and one of the labels they share"
+    assert (tmp_path / "evaluations/b/retrieval.png").read_bytes() in page.images
 
 
 def test_the_page_of_one_run_has_its_evaluations_and_labels(

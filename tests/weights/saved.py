@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -37,11 +38,16 @@ def autoencoder(size: ViTSize, qk_norm: bool = False) -> MaskedAutoencoder:
 
 def save_run(folder: Path, model: MaskedAutoencoder, size_name: str) -> Path:
     """A run with one complete checkpoint, at its batch 10; returns the checkpoint's folder."""
+    tensors = {f"mae.{name}": tensor for name, tensor in model.state_dict().items()}
+    config = {"stage": "mae", "model": {"size": size_name, "image_size": image_size(model.encoder.size)}}
+    return save_checkpoint(folder, tensors, config)
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Path:
+    """The tensors of a stage, and moments of all of them, as a run's only checkpoint."""
     checkpoint = folder / "checkpoints" / "ep0-ba10"
-    tensors: dict[str, Tensor] = {f"mae.{name}": tensor for name, tensor in model.state_dict().items()}
     moments = {f"0.{which}.{name}": torch.ones_like(tensor) for which in "mv" for name, tensor in tensors.items()}
     dcp.save({"state": {"model": tensors, "optimizers": moments}}, checkpoint_id=checkpoint, no_dist=True)
-    config = {"stage": "mae", "model": {"size": size_name, "image_size": image_size(model.encoder.size)}}
     (checkpoint / "config.yaml").write_text(yaml.safe_dump(config))
     files = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.name != MARKER}
     write_marker(checkpoint, files, samples=160, world_size=1)

@@ -15,6 +15,7 @@ from maws_composer.planning.preflight import preflight
 from maws_composer.weights.sources import open_encoder
 from tests.runs import Finished, Runs
 from tests.s3_server import S3Server, rclone
+from tests.weights import foreign
 from tests.weights.saved import autoencoder, same_bytes, save_run
 
 
@@ -89,7 +90,8 @@ def test_another_size_is_refused_before_training_with_its_name(refused, tmp_path
 def test_other_patches_are_refused(refused, tmp_path: Path) -> None:
     file = saved(tmp_path / "patch.safetensors", ViTSize(width=128, depth=4, heads=4, patch_size=4))
     assert refused(file)[0].message == (
-        f"{file} does not fit, 1 tensors disagree: it is 128 wide, 4 deep, with patches of 4; see model.size\n"
+        f"{file} does not fit, 1 tensors disagree: it is 128 wide, 4 deep, with patches of 4; see model.size, "
+        "or set initialize_resize=true\n"
         "patch_embed.proj.weight: 128 x 3 x 4 x 4 there, 128 x 3 x 6 x 6 here"
     )
 
@@ -97,7 +99,8 @@ def test_other_patches_are_refused(refused, tmp_path: Path) -> None:
 def test_another_grid_of_positions_is_refused(refused, tmp_path: Path) -> None:
     file = saved(tmp_path / "grid.safetensors", SIZES["vit_micro"])
     assert refused(file, "model.image_size=48")[0].message == (
-        f"{file} does not fit, 1 tensors disagree: its positions are those of 24 px images; see model.image_size\n"
+        f"{file} does not fit, 1 tensors disagree: its positions are those of 24 px images; see model.image_size, "
+        "or set initialize_resize=true\n"
         "pos_embed: 1 x 17 x 128 there, 1 x 65 x 128 here"
     )
 
@@ -107,6 +110,14 @@ def test_qk_norm_on_one_side_is_refused(refused, tmp_path: Path) -> None:
     head, *tensors = refused(file)[0].message.split("\n")
     assert head == f"{file} does not fit, 16 tensors disagree; see model.qk_norm"
     assert "blocks.0.attn.q_norm.weight: 32 there, none here" in tensors
+
+
+def test_another_decoder_is_refused_where_it_is_asked_for(refused, tmp_path: Path) -> None:
+    state = foreign.mae_state(width=128, depth=4, patch=6, side=4, decoder_width=64, decoder_depth=1)
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    head, first, *_ = refused(tmp_path / "mae.pth", "initialize_whole=true")[0].message.split("\n")
+    assert head == f"{tmp_path}/mae.pth does not fit, 19 tensors disagree; see model.decoder"
+    assert first == "mask_token: 1 x 1 x 64 there, 1 x 1 x 32 here"
 
 
 def test_a_missing_source_is_told_with_everything_else(refused, tmp_path: Path) -> None:

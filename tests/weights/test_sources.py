@@ -158,7 +158,7 @@ def test_a_file_that_runs_code_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_encoder_says_what_it_is(tmp_path: Path) -> None:
     save_file({"embeddings.cls_token": torch.ones(1), "layernorm.bias": torch.ones(1)}, tmp_path / "hf.safetensors")
     message = (
-        f"{tmp_path}/hf.safetensors has no tensor patch_embed.proj.weight, so no ViT with timm's names; "
+        f"{tmp_path}/hf.safetensors has no ViT with the names of timm or Hugging Face; "
         "it has embeddings.cls_token, layernorm.bias ..."
     )
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):

@@ -1,0 +1,166 @@
+"""Text towers: encoders of transformers, XLM-R above all, built from a configuration without their weights."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from maws_composer.models.sizes import TextSize
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Known here, so that planning a run needs no network (the numbers of their config.json).
+KNOWN_TEXT_TOWERS: dict[str, TextSize] = {
+    "FacebookAI/xlm-roberta-base": TextSize(width=768, depth=12, heads=12, vocabulary=250_002, positions=514),
+    "FacebookAI/xlm-roberta-large": TextSize(width=1024, depth=24, heads=16, vocabulary=250_002, positions=514),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """Which text encoder, and how long its texts are.
+
+    Args:
+        name: of a model on Hugging Face, or a local folder: configuration, weights and tokenizer.
+        pretrained: begin with its weights; with random ones otherwise.
+        context_length: tokens of a text, the two special ones included; texts are always filled up to it.
+        dropout: in attention and between layers. With it, results depend on microbatches and GPUs.
+    """
+
+    name: str = "FacebookAI/xlm-roberta-base"
+    pretrained: bool = True
+    context_length: Annotated[int, Field(gt=2)] = 102
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+def text_config(settings: TextSettings) -> PretrainedConfig:
+    """The encoder's configuration; asks the network for those only that are neither known nor local.
+
+    Raises:
+        ValueError: it cannot be read, is no encoder alone, or its positions do not suffice.
+    """
+    from transformers import AutoConfig, XLMRobertaConfig
+
+    known = KNOWN_TEXT_TOWERS.get(settings.name)
+    if known is not None:
+        config: PretrainedConfig = XLMRobertaConfig(
+            vocab_size=known.vocabulary,
+            hidden_size=known.width,
+            num_hidden_layers=known.depth,
+            num_attention_heads=known.heads,
+            intermediate_size=4 * known.width,
+            max_position_embeddings=known.positions,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
+        )
+    else:
+        try:
+            config = AutoConfig.from_pretrained(settings.name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"text.name: {settings.name} has no readable configuration: {error}") from error
+    if config.is_encoder_decoder:
+        raise ValueError(f"text.name: {settings.name} is an encoder with a decoder; name an encoder such as XLM-R")
+    longest = _longest_text(config)
+    if settings.context_length > longest:
+        raise ValueError(
+            f"text.context_length: {settings.name} has positions for {longest} tokens, not {settings.context_length}"
+        )
+    for key, value in config.to_dict().items():
+        if "dropout" in key and isinstance(value, float):
+            setattr(config, key, settings.dropout)
+    return config
+
+
+def text_size(settings: TextSettings) -> TextSize:
+    """The encoder's shape. Raises ValueError: see `text_config`."""
+    if settings.name in KNOWN_TEXT_TOWERS and settings.context_length <= 512:
+        return KNOWN_TEXT_TOWERS[settings.name]
+    config = text_config(settings)
+    return TextSize(
+        width=config.hidden_size,
+        depth=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        positions=config.max_position_embeddings,
+        token_types=getattr(config, "type_vocab_size", 1),
+        mlp_width=getattr(config, "intermediate_size", None),
+    )
+
+
+def build_text_tower(settings: TextSettings) -> PreTrainedModel:
+    """The encoder, without pooler, on the current device; on meta, its buffers are real ones on the CPU.
+
+    Raises:
+        ValueError: see `text_config`; or its buffers are none that can be computed here.
+    """
+    from transformers import AutoModel
+
+    config = text_config(settings)
+    kind: Any = AutoModel._model_mapping[type(config)]
+    without = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+    tower: PreTrainedModel = AutoModel.from_config(config, **without)
+    _compute_buffers(tower, settings.name)
+    text_layers(tower)  # or it cannot be sharded: said now
+    return tower
+
+
+def text_layers(tower: PreTrainedModel) -> list[nn.Module]:
+    """The repeated blocks in the order of the forward pass.
+
+    Raises:
+        ValueError: there is no list of as many modules as the configuration has layers.
+    """
+    depth = tower.config.num_hidden_layers
+    for module in tower.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return [*module]
+    raise ValueError(f"{type(tower).__name__} has no list of {depth} layers, which would be sharded one by one")
+
+
+@torch.no_grad()
+def initialize_text_parameter(tower: PreTrainedModel, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    """Fill the whole (unsharded) parameter in place as transformers does: matrices normal, padding rows zero.
+
+    Args:
+        tower: it has the parameter.
+        name: of the parameter in the tower.
+        tensor: what is filled.
+        generator: on the tensor's device.
+    """
+    owner, kind = name.rpartition(".")[::2]
+    if tensor.ndim > 1:
+        tensor.normal_(std=getattr(tower.config, "initializer_range", 0.02), generator=generator)
+        padding = getattr(tower.get_submodule(owner), "padding_idx", None)
+        if padding is not None:
+            tensor[padding].zero_()
+    else:
+        tensor.fill_(1.0 if kind == "weight" else 0.0)
+
+
+def _longest_text(config: PretrainedConfig) -> int:
+    # RoBERTa's positions begin after the padding's index
+    reserved = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    return config.max_position_embeddings - reserved
+
+
+def _compute_buffers(tower: PreTrainedModel, name: str) -> None:
+    compute: dict[str, Any] = {
+        "position_ids": lambda shape: torch.arange(shape[-1], device="cpu").expand(shape),
+        "token_type_ids": lambda shape: torch.zeros(shape, dtype=torch.long, device="cpu"),
+    }
+    for path, buffer in [*tower.named_buffers()]:
+        owner, kind = path.rpartition(".")[::2]
+        if not buffer.is_meta:
+            continue
+        if kind not in compute:
+            raise ValueError(f"text.name: {name} has a buffer {path}, which does not survive the meta device")
+        setattr(tower.get_submodule(owner), kind, compute[kind](buffer.shape))

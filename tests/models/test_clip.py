@@ -1,0 +1,108 @@
+"""The two towers: against transformers' own model, and against counts that are not ours."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel, XLMRobertaModel
+
+from maws_composer.models.clip import ImageTextModel
+from maws_composer.models.initialization import initialize
+from maws_composer.models.sizes import ViTSize
+from maws_composer.models.text_tower import TextSettings, build_text_tower, text_config, text_layers
+from maws_composer.models.vit import VisionTransformer
+from maws_composer.parallel.materialize import materialize
+from tests.text_towers import CAPTIONS, write_text_tower
+
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text_tower(tmp_path_factory.mktemp("text"))
+
+
+def model(folder: Path, **rest) -> ImageTextModel:
+    size = ViTSize(width=24, depth=1, heads=2, patch_size=6)
+    text = build_text_tower(TextSettings(name=str(folder), context_length=LENGTH))
+    return ImageTextModel(VisionTransformer(size, 12), text, 20, **rest)
+
+
+def tokens(folder: Path) -> dict[str, torch.Tensor]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer(CAPTIONS, max_length=LENGTH, padding="max_length", truncation=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize(("name", "count"), [("base", 277_452_288), ("large", 558_839_808)])
+def test_xlm_r_is_known_without_a_network(name: str, count: int) -> None:
+    """FACTS 6.4: torchtext's count, which has no token types; transformers adds one row of them."""
+    with torch.device("meta"):
+        tower = build_text_tower(TextSettings(name=f"FacebookAI/xlm-roberta-{name}"))
+    width = tower.config.hidden_size
+    assert sum(parameter.numel() for parameter in tower.parameters()) == count + width
+    assert len([*tower.parameters()]) == 5 + 16 * len(text_layers(tower))
+
+
+def test_a_text_is_the_first_tokens_last_state_projected_and_of_unit_length(folder: Path) -> None:
+    clip = model(folder)
+    initialize(clip, seed=0)
+    pretrained = XLMRobertaModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    clip.text.load_state_dict(pretrained.state_dict())
+    batch = tokens(folder)
+    expected = pretrained(**{name: batch[name] for name in ("input_ids", "attention_mask")}).last_hidden_state[:, 0]
+    expected = expected @ clip.text_projection.weight.T
+    encoded = clip.train().encode_text(batch["input_ids"], batch["attention_mask"])  # no dropout, so training is equal
+    assert encoded.dtype == torch.float32
+    torch.testing.assert_close(encoded, expected / expected.norm(dim=1, keepdim=True))
+
+
+def test_it_survives_the_meta_device_with_the_same_bits(folder: Path) -> None:
+    real = model(folder)
+    initialize(real, seed=3)
+    with torch.device("meta"):
+        built = model(folder)
+    materialize(built, torch.device("cpu"), seed=3)
+    batch = tokens(folder)
+    encoded = [clip.encode_text(batch["input_ids"], batch["attention_mask"]) for clip in (real, built)]
+    torch.testing.assert_close(*encoded, rtol=0, atol=0)
+    assert real.text.embeddings.word_embeddings.weight[1].abs().sum() == 0  # padding
+    assert 0.018 < real.text.embeddings.word_embeddings.weight[4:].std() < 0.022
+    assert real.text_projection.weight.std().item() == pytest.approx(32**-0.5, rel=0.2)
+    assert real.logit_scale.item() == pytest.approx(math.log(1 / 0.07)) and real.logit_scale.shape == (1,)
+
+
+def test_the_scale_is_clamped(folder: Path) -> None:
+    clip = model(folder)
+    for unclamped, expected in ((5.0, math.log(100)), (-1.0, 0.0)):
+        torch.nn.init.constant_(clip.logit_scale, unclamped)
+        clip.clamp_scale()
+        assert clip.logit_scale.item() == pytest.approx(expected)
+
+
+def test_a_locked_tower_stays_in_evaluation_mode_without_gradients(folder: Path) -> None:
+    clip = model(folder)
+    clip.lock_encoder()
+    clip.train()
+    assert not clip.encoder.training and clip.text.training
+    assert not any(parameter.requires_grad for parameter in clip.encoder.parameters())
+
+
+def test_any_other_encoder_of_transformers_will_do(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(tmp_path)
+    with torch.device("meta"):
+        clip = model(tmp_path)
+    materialize(clip, torch.device("cpu"), seed=0)
+    assert len(text_layers(clip.text)) == 3
+    ids = torch.arange(LENGTH).repeat(2, 1)
+    assert clip.encode_text(ids, torch.ones_like(ids)).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_what_cannot_be_a_text_tower_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"text\.name: .*nowhere has no readable configuration"):
+        text_config(TextSettings(name=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match=r"text\.context_length: .* has positions for 38 tokens, not 39"):
+        text_config(TextSettings(name=str(folder), context_length=39))
