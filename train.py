@@ -6,9 +6,11 @@ The same command again goes on with the same run, on another number of GPUs too.
 configuration is shown, and where each value came from; nothing is trained.
 """
 
+from maws_composer.resilience.notice import listen
 from maws_composer.resilience.orphans import end_with_launcher
 
-end_with_launcher()  # before the slow imports: a launcher may be killed during them
+listen()  # before the slow imports: notice may be given, and a launcher killed, during them
+end_with_launcher()
 
 import logging
 import sys
@@ -19,12 +21,12 @@ from composer import Trainer
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor
 from composer.core import Time
+from composer.devices import Device
 from composer.utils import dist
 
 from maws_composer.checkpoints.resume import Resume, newest_checkpoint, require_same_results
-from maws_composer.checkpoints.run_folder import RunFolder, keep_config, send, start_run
+from maws_composer.checkpoints.run_folder import RunFolder, keep_config, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
-from maws_composer.checkpoints.upload import insist
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
@@ -41,9 +43,11 @@ from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.preflight import preflight
 from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
-from maws_composer.reporting.report import write_report
+from maws_composer.reporting.report import publish_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.finite_loss import FiniteLoss
+from maws_composer.resilience.preemption import Preemption, fit
+from maws_composer.resilience.status import status_of
 from maws_composer.stages.build import build_stage, callbacks_of
 from maws_composer.weights.beginning import begin
 
@@ -51,17 +55,25 @@ log = logging.getLogger("maws_composer")
 
 
 def train(loaded: LoadedRun) -> None:
-    """The whole run, in the order in which it happens."""
-    run = loaded.run
-    device = build_device(run.precision)
-    dist.initialize_dist(device, timeout=run.storage_patience + 300)  # nobody gives up before object storage may
+    """The whole run, or as much of it as the machines stay for."""
+    device = build_device(loaded.run.precision)
+    dist.initialize_dist(device, timeout=loaded.run.storage_patience + 300)  # longer than object storage may be away
     folder = start_run(loaded)
+    with status_of(folder):
+        train_in(folder, loaded, device)
+
+
+def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
+    """The run from its newest checkpoint on, in the order in which it happens."""
+    run = loaded.run
+    preemption = Preemption(run.preemption)
+    preemption.leave_if_noticed()
     resume_from = newest_checkpoint(folder)
     if resume_from is not None:
         require_same_results(resume_from, loaded)
         if resume_from.samples >= samples(run.max_duration):
             log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
-            on_rank_zero(lambda: report(folder, run.storage_patience))
+            on_rank_zero(lambda: publish_report(folder, run.storage_patience))
             return
     on_rank_zero(lambda: keep_config(folder, loaded))
 
@@ -69,6 +81,7 @@ def train(loaded: LoadedRun) -> None:
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+    checkpoints = ShardedCheckpoints(folder, run)
     trainer = Trainer(
         model=stage,
         train_dataloader=build_train_loader(run, stage.columns),
@@ -84,7 +97,8 @@ def train(loaded: LoadedRun) -> None:
             LRMonitor(),
             *callbacks_of(stage),
             *build_all("callback", run.callbacks, run),
-            ShardedCheckpoints(folder, run),
+            preemption,
+            checkpoints,
         ],
         loggers=[MetricsFile(folder.local), PictureFiles(folder.local), *build_all("logger", run.loggers, run)],
         max_duration=Time(samples(run.max_duration), "sp"),
@@ -101,16 +115,9 @@ def train(loaded: LoadedRun) -> None:
     )
     require_sharded(stage, mesh)
     require_precision(run.precision)
-    trainer.fit()
+    fit(trainer, preemption, checkpoints)
     trainer.close()
-    on_rank_zero(lambda: report(folder, run.storage_patience))
-
-
-def report(folder: RunFolder, patience: float) -> None:
-    """Write report.html, and copy it and what it was made of to where the run lives."""
-    write_report(folder.local)
-    pictures = [f"pictures/{path.name}" for path in sorted((folder.local / "pictures").glob("*"))]
-    insist(lambda: send(folder, "report.html", "metrics.jsonl", *pictures), "report.html", patience)
+    on_rank_zero(lambda: publish_report(folder, run.storage_patience))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -123,6 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
+    listen()  # once more: Composer has set handlers of its own
     world_size = dist.get_world_size()
     nodes = world_size // dist.get_local_world_size()
     loaded = load_behind_gate(

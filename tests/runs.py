@@ -68,6 +68,10 @@ class Finished:
         return [step["loss"] for step in self.steps]
 
 
+# (launcher, run folder, log) -> whether the moment had come, and the signals are sent
+Notify = Callable[[int, Path, Path], bool]
+
+
 class Runs:
     """Starts runs of one miniature recipe; what a test changes is given as overrides."""
 
@@ -85,6 +89,7 @@ class Runs:
         nodes: int = 1,
         kill_after: int | None = None,
         kill_after_saving: int | None = None,
+        notify: Notify | None = None,
         config: Path | None = None,
         timeout: float = 240,
     ) -> Finished:
@@ -94,6 +99,7 @@ class Runs:
             nodes: launchers that share the processes, as if each were on a machine of its own.
             kill_after: once so many steps are in metrics.jsonl.
             kill_after_saving: once the checkpoint of this batch is announced.
+            notify: tried again and again until it has sent its signals; the run has to end by itself then.
         """
         run_folder = self.folder / name
         port = free_port()
@@ -102,29 +108,31 @@ class Runs:
         ]
         try:
             if kill_after is not None:
-                wait_until(lambda: _steps(run_folder) >= kill_after, process, timeout)
+                wait_until(lambda: steps_done(run_folder) >= kill_after, process, timeout)
             elif kill_after_saving is not None:
                 wait_until(lambda: f"-ba{kill_after_saving}: " in log.read_text(), process, timeout)
             else:
+                if notify is not None:
+                    wait_until(lambda: notify(process.pid, run_folder, log), process, timeout)
                 process.wait(timeout)
         finally:
             for _, launcher in [*others, (log, process)]:
-                _kill_session(launcher.pid)
+                kill_session(launcher.pid)
         return Finished(process.wait(), log.read_text(), run_folder)
 
     def kill_launcher(self, name: str, after_steps: int, processes: int, wait: float) -> list[str]:
         """SIGKILL the launcher only; returns the command lines of what still runs `wait` seconds later."""
         _, process = self._start(name, self.recipe, ("max_duration=1_000_000sp",), processes)
         try:
-            wait_until(lambda: _steps(self.folder / name) >= after_steps, process, 120)
+            wait_until(lambda: steps_done(self.folder / name) >= after_steps, process, 120)
             process.kill()
             process.wait()
             until = time.monotonic() + wait
-            while _session(process.pid) and time.monotonic() < until:
+            while session(process.pid) and time.monotonic() < until:
                 time.sleep(0.2)
-            return [(Path("/proc") / str(pid) / "cmdline").read_text() for pid in _session(process.pid)]
+            return [(Path("/proc") / str(pid) / "cmdline").read_text() for pid in session(process.pid)]
         finally:
-            _kill_session(process.pid)
+            kill_session(process.pid)
 
     def _start(
         self,
@@ -181,12 +189,13 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen, timeout:
         time.sleep(0.02)
 
 
-def _steps(run_folder: Path) -> int:
+def steps_done(run_folder: Path) -> int:
+    """Lines of steps in metrics.jsonl, repeated ones included."""
     metrics = run_folder / "metrics.jsonl"
     return metrics.read_text().count('"loss"') if metrics.exists() else 0
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """Living processes that a launcher started: its ranks and their loader workers."""
     living = []
     for process in Path("/proc").iterdir():
@@ -200,7 +209,18 @@ def _session(leader: int) -> list[int]:
     return living
 
 
-def _kill_session(leader: int) -> None:
-    for process in _session(leader):
+def ranks(launcher: int) -> list[int]:
+    """Processes of the ranks, the first rank first."""
+    found = []
+    for process in session(launcher):
+        with suppress(OSError, IndexError):
+            parent = int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher:
+                found.append(process)
+    return sorted(found)
+
+
+def kill_session(leader: int) -> None:
+    for process in session(leader):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

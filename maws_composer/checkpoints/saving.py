@@ -23,7 +23,7 @@ from maws_composer.checkpoints.completeness import (
     write_marker,
 )
 from maws_composer.checkpoints.run_folder import RunFolder
-from maws_composer.checkpoints.upload import Uploader
+from maws_composer.checkpoints.upload import Uploader, UploadError
 from maws_composer.config.durations import parse_duration
 from maws_composer.config.run import Run
 
@@ -56,7 +56,11 @@ class ShardedCheckpoints(CheckpointSaver):
         self._run = folder
         self._keep = run.save_num_checkpoints_to_keep
         self._keep_every = parse_duration(run.save_keep_every).amount if run.save_keep_every else None
-        self._uploader = Uploader(folder.url, run.storage_patience) if folder.is_remote else None
+        self._patience = run.storage_patience
+        self._uploader = Uploader(folder.url, self._patience) if folder.is_remote else None
+
+    def after_load(self, state: State, logger: Logger) -> None:
+        self.last_checkpoint_batch = state.timestamp.batch  # what was loaded need not be saved
 
     def batch_start(self, state: State, logger: Logger) -> None:
         if self._uploader is not None:
@@ -67,6 +71,34 @@ class ShardedCheckpoints(CheckpointSaver):
             self._uploader.wait()
             dist.barrier()  # nobody leaves while rank 0 still waits for the others' files
 
+    def save_before_leaving(self, state: State, leave_by: float) -> None:
+        """Save what is not saved yet, and upload what time allows. A collective.
+
+        Of two uploads there is time for one: the new checkpoint's, unless the last one took longer than is left.
+
+        Args:
+            state: of the run, between two steps.
+            leave_by: time.monotonic() at which the machine may be gone.
+        """
+        is_new = state.timestamp.batch > 0 and state.timestamp.batch != self.last_checkpoint_batch
+        if is_new:
+            folder, files = self._save_locally(state)
+        if self._uploader is None:
+            return
+        fits = all(dist.all_gather_object(self._uploader.seconds < leave_by - time.monotonic()))
+        if is_new and fits:
+            self._uploader.close()
+            self._uploader = Uploader(self._run.url, self._patience)
+            self._start_upload(self._uploader, folder, files)
+        try:
+            arrived = self._uploader.wait(leave_by)
+        except UploadError as error:
+            log.warning("%s", error)
+            arrived = False
+        if not arrived or (is_new and not fits):
+            log.warning("there was no time to upload the last checkpoint; this machine has it, in %s", self._run.local)
+        dist.barrier()
+
     def close(self, state: State, logger: Logger) -> None:
         if self._uploader is not None:
             self._uploader.close()
@@ -74,6 +106,15 @@ class ShardedCheckpoints(CheckpointSaver):
     def _save_checkpoint(self, state: State, logger: Logger) -> None:
         if self._uploader is not None:
             self._uploader.wait()  # never two in flight
+        folder, files = self._save_locally(state)
+        if self._uploader is None:
+            if dist.get_global_rank() == 0:
+                retire(self._run.checkpoints, self._keep, self._keep_every)
+        else:
+            self._start_upload(self._uploader, folder, files)
+
+    def _save_locally(self, state: State) -> tuple[Path, dict[str, int]]:
+        """The checkpoint's folder, and the names and sizes of all ranks' files."""
         began = time.monotonic()
         self.last_checkpoint_batch = state.timestamp.batch
         name = checkpoint_name(int(state.timestamp.epoch), int(state.timestamp.batch))
@@ -82,11 +123,7 @@ class ShardedCheckpoints(CheckpointSaver):
         save_checkpoint(state=state, filename=self.filename.format(state, keep_placeholders=True))
         files = self._declare_complete(folder, samples=int(state.timestamp.sample))
         log.info("saved %s: %.1f MB in %.1f s", folder, sum(files.values()) / 1e6, time.monotonic() - began)
-        if self._uploader is None:
-            if dist.get_global_rank() == 0:
-                retire(self._run.checkpoints, self._keep, self._keep_every)
-        else:
-            self._uploader.start(lambda home: self._upload(home, folder, files))
+        return folder, files
 
     def _clear_leftovers(self, folder: Path) -> None:
         """Remove what a killed process left half-written under the same name."""
@@ -114,18 +151,20 @@ class ShardedCheckpoints(CheckpointSaver):
         shared = [folder / name for name in (".metadata", "config.yaml", ENCODER_FILE)] if rank == 0 else []
         return [*(path for path in shared if path.exists()), *folder.glob(f"__{rank}_*.distcp")]
 
-    def _upload(self, home: CloudPath, folder: Path, files: dict[str, int]) -> None:
+    def _start_upload(self, uploader: Uploader, folder: Path, files: dict[str, int]) -> None:
+        uploader.start(lambda home: self._upload(uploader, home, folder, files))
+
+    def _upload(self, uploader: Uploader, home: CloudPath, folder: Path, files: dict[str, int]) -> None:
         """In the uploader's thread: this rank's files, and on rank 0 the marker when all have arrived."""
-        assert self._uploader is not None
         relative = f"checkpoints/{folder.name}"
         for path in self._own_files(folder):
-            self._uploader.put(home, path, f"{relative}/{path.name}")
+            uploader.put(home, path, f"{relative}/{path.name}")
         if dist.get_global_rank() == 0:
             for name in TRAVELLERS:
                 if (self._run.local / name).exists():
-                    self._uploader.put(home, self._run.local / name, name)
-            self._uploader.put_marker(home, folder, relative, files)
-            self._uploader.insist(lambda: retire(home / "checkpoints", self._keep, self._keep_every), "checkpoints")
+                    uploader.put(home, self._run.local / name, name)
+            uploader.put_marker(home, folder, relative, files)
+            uploader.insist(lambda: retire(home / "checkpoints", self._keep, self._keep_every), "checkpoints")
         if dist.get_local_rank() == 0:
             self._drop_older_copies(folder)
 

@@ -35,7 +35,12 @@ class Uploader:
     Args:
         home: the run's folder in object storage, as a URL.
         patience: seconds of failure after which the run stops.
+
+    Attributes:
+        seconds: that the last upload took; 0 before the first.
     """
+
+    seconds = 0.0
 
     def __init__(self, home: str, patience: float) -> None:
         self._home = home
@@ -59,12 +64,20 @@ class Uploader:
         if self._error is not None:
             raise self._error
 
-    def wait(self) -> None:
-        """Wait for the upload under way, saying so, and raise what it raised."""
+    def wait(self, until: float | None = None) -> bool:
+        """Wait for the upload under way, saying so, and raise what it raised.
+
+        Args:
+            until: time.monotonic() at which to wait no longer.
+
+        Returns:
+            Whether it has ended.
+        """
         if self._thread is not None and self._thread.is_alive():
-            log.info("waiting for the previous checkpoint's upload to %s", self._home)
-            self._thread.join()
+            log.info("waiting for a checkpoint's upload to %s", self._home)
+            self._thread.join(None if until is None else max(until - time.monotonic(), 0))
         self.check()
+        return self._thread is None or not self._thread.is_alive()
 
     def close(self) -> None:
         """Give up what is under way: nothing incomplete is declared complete by that."""
@@ -100,10 +113,12 @@ class Uploader:
         return insist(action, f"{self._home}/{what}", self._patience, self._stop)
 
     def _run(self, work: Callable[[CloudPath], None]) -> None:
+        began = time.monotonic()
         try:
             home = open_path(self._home)  # a client of this thread's own
             assert isinstance(home, CloudPath)
             work(home)
+            self.seconds = time.monotonic() - began
         except BaseException as error:
             self._error = error
 

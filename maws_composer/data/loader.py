@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -238,6 +241,7 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
         num_workers=speed.workers,
         collate_fn=partial(collate, tokenizer=tokenizer),
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_rank,
         **(with_workers if speed.workers else {}),
     )
     return DataSpec(
@@ -246,6 +250,23 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
         split_batch=split_batch,
         get_num_samples_in_batch=count_samples,
     )
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """A scheduler may send its notice to every process; the rank, which then saves, still needs its workers.
+
+    They end when the rank itself sends SIGTERM, as PyTorch and Python do at its exit.
+    """
+    for each in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_rank, name="signals", daemon=True).start()
+
+
+def _end_with_the_rank() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def collate(samples: Sequence[Sample], tokenizer: CaptionTokenizer | None = None) -> Batch:

@@ -115,6 +115,16 @@ def read_metrics(path: str | Path) -> Steps:
     return list(steps.values())
 
 
+def last_step(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a `metrics.jsonl`, without reading the rest; None where there is none."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
+        records = (_parse(line.decode(errors="replace")) for line in reversed(file.read().splitlines()))
+        return next((record for record in records if record is not None), None)
+
+
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)

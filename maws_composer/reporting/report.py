@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from maws_composer.checkpoints.run_folder import RunFolder, send
+from maws_composer.checkpoints.upload import insist
 from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
 from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics
@@ -59,6 +61,18 @@ def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations"
         ],
     )
     return path
+
+
+def publish_report(folder: RunFolder, patience: float) -> None:
+    """Write the report, and copy it and what it was made of to where the run lives.
+
+    Args:
+        folder: of the run.
+        patience: seconds that object storage may be away.
+    """
+    write_report(folder.local)
+    pictures = [f"{FOLDER}/{path.name}" for path in sorted((folder.local / FOLDER).glob("*"))]
+    insist(lambda: send(folder, REPORT, FILE, *pictures), REPORT, patience)
 
 
 def label_section(config: Mapping[str, Any]) -> str:

@@ -23,8 +23,8 @@ from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.settings import load_evaluation
 from maws_composer.evaluation.suite import build_evaluations
-from maws_composer.stages.pixels import normalize
 from maws_composer.models.sizes import SIZES
+from maws_composer.stages.pixels import normalize
 from tests.evaluation.labelled import write_labelled
 from tests.processes import ROOT, free_port
 from tests.runs import Runs

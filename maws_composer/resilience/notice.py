@@ -1,0 +1,85 @@
+"""A notice that the machine, or the job, is about to be taken away: heard at any moment, acted on at the next good one.
+
+SIGTERM, SIGINT, SIGUSR1, SIGUSR2, and what `give_notice` is told. Signals are heard by a thread of their own, through a
+pipe that Python's C code writes to, so that one that arrives while the main thread is inside of a collective or a
+compiler is heard as well. Imports nothing slow: it comes before the imports that are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+# Launchers, schedulers and the kernel pass one notice on several times: within this many seconds it is the same.
+ONE_NOTICE = 5.0
+
+
+class Notice(NamedTuple):
+    """Why and when: `at` as time.monotonic() has it."""
+
+    reason: str
+    at: float
+
+
+_notice: Notice | None = None
+_is_listening = False
+
+
+def listen() -> None:
+    """Hear signals from now on. Again after imports that set handlers of their own, as Composer's does.
+
+    A second signal, some seconds after the first, ends the process at once.
+    """
+    global _is_listening
+    if multiprocessing.parent_process() is not None:  # spawned by the rank, which hears for it
+        return
+    for each in SIGNALS:
+        signal.signal(each, _heard)
+    if not _is_listening:
+        _is_listening = True
+        receiver, sender = os.pipe()
+        os.set_blocking(sender, False)
+        signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=_be_deaf)
+        threading.Thread(target=_hear, args=(receiver,), name="notices", daemon=True).start()
+
+
+def notice() -> Notice | None:
+    """The first one, or None."""
+    return _notice
+
+
+def give_notice(reason: str) -> None:
+    """As a signal does. May be called from any thread."""
+    global _notice
+    if _notice is None:
+        _notice = Notice(reason, time.monotonic())
+        print(f"notice: {reason}; saving at the next step, then leaving", file=sys.stderr, flush=True)
+
+
+def _heard(number: int, frame: object) -> None:
+    """The thread has it from the pipe."""
+
+
+def _hear(receiver: int) -> None:
+    while numbers := os.read(receiver, 1):
+        name = signal.Signals(numbers[0]).name
+        if _notice is not None and time.monotonic() - _notice.at > ONE_NOTICE:
+            print(f"notice: {name}, the second; leaving at once", file=sys.stderr, flush=True)
+            os._exit(128 + numbers[0])
+        if numbers[0] in SIGNALS:
+            give_notice(name)
+
+
+def _be_deaf() -> None:
+    """In a forked child: its signals are not the rank's."""
+    signal.set_wakeup_fd(-1)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)

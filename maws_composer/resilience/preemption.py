@@ -1,0 +1,110 @@
+"""A notice to one rank becomes a checkpoint of all, and an orderly end: the same command goes on from there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from composer import Trainer
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist as composer_dist
+
+from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.resilience.cloud_notice import watch
+from maws_composer.resilience.notice import notice
+from maws_composer.resilience.settings import PreemptionSettings
+
+log = logging.getLogger(__name__)
+
+
+class PreemptedError(Exception):
+    """The ranks agreed to leave. The run is not finished, and nothing is wrong with it."""
+
+
+class Preemption(Callback):
+    """Has all ranks stop at the same place once one of them was given notice.
+
+    Looked at after every step, after every batch of an evaluation, and between the parts of the start. An evaluation
+    that is cut off, or does not begin, is made up for by the next start.
+
+    Args:
+        settings: how much time there is, and who else is asked.
+    """
+
+    def __init__(self, settings: PreemptionSettings) -> None:
+        self.grace = settings.grace
+        self.owes_evaluation = False
+        self.leave_by = float("inf")
+        # Over the CPU: a number a step is not worth waiting for the GPU.
+        self._group = dist.new_group(backend="gloo")
+        if composer_dist.get_local_rank() == 0:
+            watch(settings)
+
+    def agree(self) -> bool:
+        """Whether any rank has been given notice: the same answer on all. A collective."""
+        own = notice()
+        waited = torch.tensor([time.monotonic() - own.at if own else -1.0], dtype=torch.float64)
+        dist.all_reduce(waited, dist.ReduceOp.MAX, group=self._group)
+        longest = waited.item()
+        if longest >= 0 and self.leave_by == float("inf"):
+            self.leave_by = time.monotonic() + self.grace - longest
+        return longest >= 0
+
+    def leave_if_noticed(self) -> None:
+        """A collective, before there is anything to save. Raises PreemptedError."""
+        if self.agree():
+            raise PreemptedError
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        self.leave_if_noticed()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        self.agree()  # metrics.jsonl, which comes after callbacks, has to have this step too
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        self.owes_evaluation = True
+        if self.is_leaving:
+            raise PreemptedError
+
+    def eval_batch_end(self, state: State, logger: Logger) -> None:
+        self.leave_if_noticed()
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        self.owes_evaluation = False
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        if self.is_leaving:
+            raise PreemptedError
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the ranks have agreed."""
+        return self.leave_by < float("inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"owes_evaluation": self.owes_evaluation}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.owes_evaluation = state["owes_evaluation"]
+
+
+def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoints) -> None:
+    """Train to the end, or save what there is when the ranks agree to leave.
+
+    Raises:
+        PreemptedError: after saving.
+    """
+    try:
+        if preemption.owes_evaluation:
+            trainer.eval()
+        trainer.fit()
+    except PreemptedError:
+        state = trainer.state
+        state.set_dataloader(state.train_dataloader, "train")  # an evaluation may have been cut off
+        checkpoints.save_before_leaving(state, preemption.leave_by)
+        trainer.close()
+        raise

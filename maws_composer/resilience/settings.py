@@ -1,0 +1,28 @@
+"""Settings of what happens when machines are taken away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Seconds = Annotated[float, Field(gt=0)]
+Cloud = Literal["aws", "gcp", "azure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreemptionSettings:
+    """SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are always heard; these say what else is, and how much time there is.
+
+    Args:
+        grace: seconds between a notice and the end of the machine; uploads that would take longer are not begun.
+        cloud: whose metadata service is asked whether this machine is about to be taken away.
+        command: a shell command that exits with 0 when it is.
+        every: seconds between two questions.
+    """
+
+    grace: Seconds = 60.0
+    cloud: Cloud | None = None
+    command: str | None = None
+    every: Seconds = 5.0

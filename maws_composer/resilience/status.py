@@ -1,0 +1,75 @@
+"""`status.json` in the run's folder: what a scheduler, or a person, has to know before starting the run again.
+
+    {"state": "preempted", "reason": null, "batch": 1200, "samples": 76800, "world_size": 16, "time": "…"}
+
+`running`; `finished`: nothing is left to do; `preempted`: start it again; `failed`: read `reason` first. A launcher
+turns every code of a rank into one of its own, so that exit codes alone cannot say this. A run that was killed without
+notice still says `running`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from typing import Any
+
+import torch.distributed as dist
+
+from maws_composer.checkpoints.run_folder import RunFolder, send
+from maws_composer.parallel.agree import on_rank_zero
+from maws_composer.reporting.metrics_file import FILE, last_step
+from maws_composer.resilience.preemption import PreemptedError
+
+log = logging.getLogger(__name__)
+
+STATUS = "status.json"
+
+
+@contextmanager
+def status_of(folder: RunFolder) -> Iterator[None]:
+    """Write how a run is doing, as it begins and as it ends. A collective.
+
+    That it was preempted is no error, and goes no further: a rank that fails would have the launcher end the others.
+    """
+    began = time.time()
+    on_rank_zero(lambda: _write(folder, "running"))
+    try:
+        yield
+    except PreemptedError:
+        on_rank_zero(lambda: _write(folder, "preempted"))
+        log.info("left after a notice; the same command goes on with the run")
+        return
+    except BaseException as error:
+        with suppress(Exception):  # the error itself is what has to be seen
+            _write_failure(folder, f"{type(error).__name__}: {error}", began)
+        raise
+    on_rank_zero(lambda: _write(folder, "finished"))
+
+
+def _write_failure(folder: RunFolder, reason: str, began: float) -> None:
+    """By the rank that failed first; the others fail because of it, and with worse reasons."""
+    path = folder.local / STATUS
+    written = json.loads(path.read_text()) if path.exists() else {}
+    if written.get("state") != "failed" or path.stat().st_mtime < began:
+        _write(folder, "failed", reason)
+
+
+def _write(folder: RunFolder, state: str, reason: str | None = None) -> None:
+    step = last_step(folder.local / FILE) or {}
+    status: dict[str, Any] = {
+        "state": state,
+        "reason": reason,
+        "batch": step.get("batch", 0),
+        "samples": step.get("samples", 0),
+        "world_size": dist.get_world_size(),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    draft = folder.local / f"{STATUS}.{os.getpid()}"
+    draft.write_text(json.dumps(status) + "\n")
+    draft.replace(folder.local / STATUS)
+    send(folder, STATUS)
