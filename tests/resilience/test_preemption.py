@@ -98,6 +98,7 @@ def test_a_notice_during_an_evaluation_has_it_made_up_for(whole: Finished, runs:
     same_run(runs("evaluation", *evaluating(images)), whole)
 
 
+@pytest.mark.slow
 def test_a_notice_in_the_last_evaluation_has_it_made_up_for(runs: Runs, images: Path) -> None:
     short = (*evaluating(images), "max_duration=320sp")
     cut = runs("last", *short, notify=to_rank(0, signal.SIGTERM, after_steps=20))
@@ -109,6 +110,7 @@ def test_a_notice_in_the_last_evaluation_has_it_made_up_for(runs: Runs, images: 
     assert "is complete already" in runs("last", *short).output
 
 
+@pytest.mark.slow
 def test_a_notice_while_starting_leaves_before_the_first_step(runs: Runs, images: Path) -> None:
     def while_importing(launcher: int, run_folder: Path, log: Path) -> bool:
         if not ranks(launcher):
@@ -142,6 +144,7 @@ def test_a_second_signal_ends_at_once_and_breaks_nothing(whole: Finished, runs: 
     same_run(again, whole)
 
 
+@pytest.mark.slow
 def test_a_command_gives_notice(runs: Runs, images: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken away"
 
