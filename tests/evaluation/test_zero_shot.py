@@ -197,6 +197,9 @@ def test_mistakes_in_templates_name_file_and_key(text: str, complaint: str, tmp_
         ("0: {en: cat}\n'00': {en: dog}", "00: is the class 0, which is there already"),
         ("cat: {en: cat}", "cat: is no class index, and the dataset has no classes.json"),
         ("0: [cat]", "0: expected names by language, such as"),
+        ("0: {en: cat, on: chat}", "0.on: unknown language 'on'; known are ar"),
+        ("0: {en: cat, NULL: chat}", "0.NULL: unknown language 'NULL'"),
+        ("? [0, 1]\n: {en: cat}", "cannot be read: the key in line 1 is no text"),
     ],
 )
 def test_mistakes_in_class_names_name_file_and_key(text: str, complaint: str, tmp_path: Path) -> None:
@@ -205,6 +208,14 @@ def test_mistakes_in_class_names_name_file_and_key(text: str, complaint: str, tm
     with pytest.raises(ConfigError) as caught:
         read_class_names(str(file), ["en"], list(LANGUAGES))
     assert str(caught.value).startswith(f"{file}: ") and complaint in str(caught.value)
+
+
+def test_keys_that_yaml_takes_for_truth_values_and_octal_numbers_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "names.yaml"
+    file.write_text("no: {no: sau, en: [sheep]}\n010: {no: [nei], en: ['no']}\n")
+    dataset = [*(f"class {n}" for n in range(9)), "no", "yes"]
+    names, indices = read_class_names(str(file), ["no", "en"], ["no", "en"], dataset, only_named=True)
+    assert indices == (9, 10) and names == {"no": (("sau",), ("nei",)), "en": (("sheep",), ("no",))}
 
 
 def test_languages_that_are_not_there_are_told_with_the_nearest() -> None:
