@@ -183,9 +183,7 @@ def _mistakes_of_class(key: str, entry: Any, languages: Sequence[str], known: Se
     if not isinstance(entry, dict):
         return [Mistake(key, "expected names by language, such as {en: [cat], fr: [chat]}")]
     mistakes = [
-        Mistake(f"{key}.{language}", unknown_language(language, known))
-        for language in entry
-        if language not in known
+        Mistake(f"{key}.{language}", unknown_language(language, known)) for language in entry if language not in known
     ]
     for language in languages:
         names = _synonyms(entry.get(language))
