@@ -17,7 +17,7 @@ from maws_composer.data.columns import CAPTIONS_FILE, LABELS
 from maws_composer.data.index import read_bytes, read_index
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
-from maws_composer.data.sources import evaluation_shards
+from maws_composer.data.sources import Shards, evaluation_shards
 from maws_composer.evaluation.caption_retrieval import read_captions
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
@@ -117,9 +117,10 @@ def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, colu
     key, device = f"data.{name}", torch_device()
     encoder, (size, _) = frozen.encoder, frozen.encoder.patch_embed.img_size
     shards = evaluation_shards(data, key)[0]
+    digest_of_shards = on_rank_zero(lambda: _digest(shards, data.download_timeout))
     about = {
         "weights": frozen.digest,
-        "shards": on_rank_zero(lambda: read_index(shards, data.download_timeout).digest),
+        "shards": digest_of_shards,
         "columns": {column: data.columns.get(column, column) for column in ("image", "id", *columns)},  # type: ignore[call-overload]
         "image_size": size,
         "resize": data.resize or size,
@@ -132,7 +133,16 @@ def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, colu
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "amp_bf16"):
             return extract(partial(encode, encoder, run.feature), loader, device, f"features of {name} images")
 
+    if digest_of_shards is None:
+        log.info("features of %s are not kept: %s has no hashes that would show a change", name, shards.address)
+        return compute()
     return cached_features(Path(run.save_folder) / "features", name, about, compute)
+
+
+def _digest(shards: Shards, timeout: float) -> str | None:
+    """Changes with any sample; None of shards without hashes, which may change unseen."""
+    index = read_index(shards, timeout)
+    return index.digest if index.is_hashed else None
 
 
 def evaluate_all(
