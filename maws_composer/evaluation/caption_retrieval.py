@@ -82,7 +82,7 @@ class Retrieval:
     def _pairs(self, test: Extracted | None, words: Words, language: str) -> Pairs:
         assert test is not None
         captions = [words.captions.get(name, {}).get(language, "") for name in test.ids] if language else test.captions
-        rows = [row for row, caption in enumerate(captions) if caption]
+        rows = [row for row, caption in enumerate(captions) if caption.strip()]
         if not rows:
             raise _problem("", f"no image of data.test has a caption {f'in {language}' if language else ''}".strip())
         places: dict[str, int] = {}

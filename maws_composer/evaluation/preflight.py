@@ -10,7 +10,7 @@ from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import known_classes
 from maws_composer.data.classes import CLASSES_FILE
-from maws_composer.data.columns import LABELS
+from maws_composer.data.columns import CAPTION, LABELS
 from maws_composer.data.preflight import check_sources
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
@@ -33,7 +33,7 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
     evaluations, refused = _built(run)
     if needs_training_images(run.evaluations):
         problems = problems + check_sources({"data.train": run.data.train}, (LABELS,))
-    problems = problems + check_sources({"data.test": run.data.test}, columns_for(evaluations))
+    problems = problems + check_sources({"data.test": run.data.test}, columns_for(evaluations), (CAPTION,))
     if not of_weights:
         problems = problems + refused
     if not problems:
