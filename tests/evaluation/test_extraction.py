@@ -13,6 +13,8 @@ import torch.distributed as dist
 from PIL import Image
 from streaming import MDSWriter
 
+from maws_composer.data.classes import CLASSES_FILE
+from maws_composer.data.guards import ShardError
 from maws_composer.data.loader import build_loader_of_each_once
 from maws_composer.data.settings import EvalData
 from maws_composer.evaluation.extraction import extract
@@ -24,6 +26,7 @@ from maws_composer.models.initialization import initialize
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.vit import VisionTransformer
 from tests.evaluation.lit import write_lit
+from tests.labelled import classes_of
 from tests.processes import free_port
 
 COUNT = 30
@@ -93,6 +96,19 @@ def test_a_dataset_that_begins_without_captions_is_not_refused(tmp_path: Path) -
     preflight(load_evaluation(tmp_path / "eval.yaml"))
 
 
+def test_labels_that_are_no_classes_of_the_dataset_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "test", ["x"] * COUNT)
+    (tmp_path / "test" / CLASSES_FILE).write_text(classes_of([[0], [1]]).to_json())
+    with pytest.raises(ShardError, match=r"has label 2; there are classes 0 to 1"):
+        labels_seen(tmp_path, small_encoder())
+
+
+def small_encoder() -> VisionTransformer:
+    encoder = VisionTransformer(SIZES["vit_micro"], 24)
+    initialize(encoder, seed=0)
+    return encoder
+
+
 def labels_seen(folder: Path, encoder: VisionTransformer) -> list[int]:
     data = EvalData(local=str(folder / "test"))
     features = features_of("test", data, Frozen(encoder, "weights", "", None), run_on(folder), ("labels",))
@@ -102,8 +118,7 @@ def labels_seen(folder: Path, encoder: VisionTransformer) -> list[int]:
 
 @pytest.mark.parametrize("hashes", [(), ("sha1",)])
 def test_labels_that_were_numbered_anew_are_seen(hashes: Sequence[str], tmp_path: Path) -> None:
-    encoder = VisionTransformer(SIZES["vit_micro"], 24)
-    initialize(encoder, seed=0)
+    encoder = small_encoder()
     for shift in (0, 1):  # the same names and sizes
         write(tmp_path / "test", ["x"] * COUNT, shift=shift, hashes=hashes)
         assert labels_seen(tmp_path, encoder) == [(n + shift) % 3 for n in range(COUNT)]
