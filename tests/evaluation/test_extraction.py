@@ -117,9 +117,14 @@ def labels_seen(folder: Path, encoder: VisionTransformer) -> list[int]:
 
 
 @pytest.mark.parametrize("hashes", [(), ("sha1",)])
-def test_labels_that_were_numbered_anew_are_seen(hashes: Sequence[str], tmp_path: Path) -> None:
+def test_features_are_used_again_but_not_for_labels_that_were_numbered_anew(
+    hashes: Sequence[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     encoder = small_encoder()
+    caplog.set_level("INFO")
     for shift in (0, 1):  # the same names and sizes
         write(tmp_path / "test", ["x"] * COUNT, shift=shift, hashes=hashes)
         assert labels_seen(tmp_path, encoder) == [(n + shift) % 3 for n in range(COUNT)]
-    assert len([*tmp_path.glob("out/features/*")]) == 2 * len(hashes)
+    assert "earlier evaluation" not in caplog.text
+    assert labels_seen(tmp_path, encoder) == [(n + 1) % 3 for n in range(COUNT)]
+    assert ("are those of an earlier evaluation" in caplog.text) == bool(hashes)

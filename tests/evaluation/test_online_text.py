@@ -19,6 +19,7 @@ from tests.test_lit_training import lit  # noqa: F401
 IMAGES = 37
 
 
+@pytest.mark.slow
 def test_figures_while_training_are_those_of_the_checkpoint(lit: Runs, tmp_path: Path) -> None:  # noqa: F811
     write_captioned(tmp_path / "test", IMAGES)
     evaluations = {
