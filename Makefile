@@ -47,7 +47,7 @@ data/quickstart/pairs/val/dataset.json: | $(INSTALLED)
 
 data/quickstart/pairs/kinds/dataset.json: data/quickstart/pairs/val/dataset.json
 	$(BIN)/python -m streaming_conversion label data/quickstart/pairs/val data/quickstart/pairs/kinds \
-		--canonical table --table yamls/quickstart/kinds.tsv
+		--canonical table --table yamls/eval/openmoji/kinds.tsv
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -24,7 +24,7 @@ from composer.core import Time
 from composer.devices import Device
 from composer.utils import dist
 
-from maws_composer.checkpoints.resume import Resume, newest_checkpoint, require_same_results
+from maws_composer.checkpoints.resume import Resume, is_finished, newest_checkpoint, require_same_results
 from maws_composer.checkpoints.run_folder import RunFolder, keep_config, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.config.durations import samples
@@ -66,12 +66,12 @@ def train(loaded: LoadedRun) -> None:
 def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
     """The run from its newest checkpoint on, in the order in which it happens."""
     run = loaded.run
-    preemption = Preemption(run.preemption)
+    preemption = Preemption(run.preemption, timeout=run.storage_patience + 300)
     preemption.leave_if_noticed()
     resume_from = newest_checkpoint(folder)
     if resume_from is not None:
         require_same_results(resume_from, loaded)
-        if resume_from.samples >= samples(run.max_duration):
+        if is_finished(resume_from, folder, samples(run.max_duration)):
             log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
             on_rank_zero(lambda: publish_report(folder, run.storage_patience))
             return
@@ -96,8 +96,8 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
             FiniteLoss(),
             LRMonitor(),
             *callbacks_of(stage),
+            preemption,  # before callbacks that take long
             *build_all("callback", run.callbacks, run),
-            preemption,
             checkpoints,
         ],
         loggers=[MetricsFile(folder.local), PictureFiles(folder.local), *build_all("logger", run.loggers, run)],

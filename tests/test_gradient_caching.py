@@ -103,7 +103,13 @@ def test_both_passes_embed_with_the_same_bits(folder: Path, autocast: bool, drop
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"loss": "sigmoid", "lock_image_tower": False}, {"lock_image_projection": True}], ids=str
+    "model",
+    [
+        {},
+        {"loss": "sigmoid", "lock_image_tower": False},
+        pytest.param({"lock_image_projection": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_two_sharded_ranks_in_two_passes_step_as_one_in_one(folder: Path, model: dict) -> None:
     given = {"text": str(folder), "model": model}

@@ -30,12 +30,14 @@ class Checkpoint:
         batch: steps done.
         samples: samples seen.
         files: names and sizes in bytes.
+        owes_evaluation: an evaluation was cut off after its last step.
     """
 
     folder: str
     batch: int
     samples: int
     files: dict[str, int]
+    owes_evaluation: bool = False
 
     @property
     def name(self) -> str:
@@ -55,9 +57,17 @@ def checkpoint_name(epoch: int, batch: int) -> str:
     return f"ep{epoch}-ba{batch}"
 
 
-def write_marker(folder: Path, files: dict[str, int], *, samples: int, world_size: int) -> None:
+def write_marker(
+    folder: Path, files: dict[str, int], *, samples: int, world_size: int, owes_evaluation: bool = False
+) -> None:
     """Declare a local checkpoint complete: atomically, and only once it is really on the disk."""
-    about = {"files": files, "samples": samples, "world_size": world_size, "torch": version("torch")}
+    about = {
+        "files": files,
+        "samples": samples,
+        "owes_evaluation": owes_evaluation,
+        "world_size": world_size,
+        "torch": version("torch"),
+    }
     partial = folder / (MARKER + ".partial")
     with partial.open("w") as file:
         json.dump(about, file, indent=1)
@@ -107,4 +117,4 @@ def _read(folder: RunPath, batch: int) -> Checkpoint | PassedOver:
         if sizes.get(name) != size:
             found = "is missing" if name not in sizes else f"has {sizes[name]:,} bytes"
             return PassedOver(str(folder), f"{name} {found}; {size:,} bytes were written")
-    return Checkpoint(str(folder), batch, samples, files)
+    return Checkpoint(str(folder), batch, samples, files, bool(marker.get("owes_evaluation")))

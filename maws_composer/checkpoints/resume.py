@@ -27,6 +27,7 @@ from maws_composer.config.compose import lookup_path
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
+from maws_composer.reporting.metrics_file import FILE, last_step
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,12 @@ class ResumePoint:
     Attributes:
         folder: where it lies.
         samples: how many the run had seen.
+        owes_evaluation: an evaluation was cut off after its last step.
     """
 
     folder: Path
     samples: int
+    owes_evaluation: bool
 
 
 def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
@@ -56,7 +59,7 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
     here = run_folder.checkpoints / checkpoint.name
     if "://" in checkpoint.folder:
         once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here))
-    return ResumePoint(here, checkpoint.samples)
+    return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
 
 
 def _find_newest(run_folder: RunFolder) -> Checkpoint | None:
@@ -96,6 +99,13 @@ def _download(checkpoint: Checkpoint, target: Path) -> None:
         (remote / name).download_to(partial / name)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+
+
+def is_finished(resume_from: ResumePoint, folder: RunFolder, max_samples: int) -> bool:
+    """Whether nothing is left to do; an evaluation that was cut off, and not made up for since, is."""
+    last = last_step(folder.local / FILE) or {}
+    owes = resume_from.owes_evaluation and not any(key.startswith("metrics/") for key in last)
+    return resume_from.samples >= max_samples and not owes
 
 
 def require_same_results(resume_from: ResumePoint, loaded: LoadedRun) -> None:

@@ -71,7 +71,7 @@ class ShardedCheckpoints(CheckpointSaver):
             self._uploader.wait()
             dist.barrier()  # nobody leaves while rank 0 still waits for the others' files
 
-    def save_before_leaving(self, state: State, leave_by: float) -> None:
+    def save_before_leaving(self, state: State, leave_by: float, owes_evaluation: bool) -> None:
         """Save what is not saved yet, and upload what time allows. A collective.
 
         Of two uploads there is time for one: the new checkpoint's, unless the last one took longer than is left.
@@ -79,10 +79,11 @@ class ShardedCheckpoints(CheckpointSaver):
         Args:
             state: of the run, between two steps.
             leave_by: time.monotonic() at which the machine may be gone.
+            owes_evaluation: an evaluation after this step was cut off.
         """
         is_new = state.timestamp.batch > 0 and state.timestamp.batch != self.last_checkpoint_batch
         if is_new:
-            folder, files = self._save_locally(state)
+            folder, files = self._save_locally(state, owes_evaluation)
         if self._uploader is None:
             return
         fits = all(dist.all_gather_object(self._uploader.seconds < leave_by - time.monotonic()))
@@ -113,7 +114,7 @@ class ShardedCheckpoints(CheckpointSaver):
         else:
             self._start_upload(self._uploader, folder, files)
 
-    def _save_locally(self, state: State) -> tuple[Path, dict[str, int]]:
+    def _save_locally(self, state: State, owes_evaluation: bool = False) -> tuple[Path, dict[str, int]]:
         """The checkpoint's folder, and the names and sizes of all ranks' files."""
         began = time.monotonic()
         self.last_checkpoint_batch = state.timestamp.batch
@@ -121,7 +122,7 @@ class ShardedCheckpoints(CheckpointSaver):
         folder = self._run.checkpoints / name
         self._clear_leftovers(folder)
         save_checkpoint(state=state, filename=self.filename.format(state, keep_placeholders=True))
-        files = self._declare_complete(folder, samples=int(state.timestamp.sample))
+        files = self._declare_complete(folder, int(state.timestamp.sample), owes_evaluation)
         log.info("saved %s: %.1f MB in %.1f s", folder, sum(files.values()) / 1e6, time.monotonic() - began)
         return folder, files
 
@@ -133,7 +134,7 @@ class ShardedCheckpoints(CheckpointSaver):
             shutil.rmtree(folder, ignore_errors=True)
         dist.barrier()
 
-    def _declare_complete(self, folder: Path, samples: int) -> dict[str, int]:
+    def _declare_complete(self, folder: Path, samples: int, owes_evaluation: bool) -> dict[str, int]:
         """Write the marker, on rank 0; returns the names and sizes of all ranks' files."""
         if dist.get_global_rank() == 0:
             for name in ("config.yaml", ENCODER_FILE):
@@ -142,7 +143,8 @@ class ShardedCheckpoints(CheckpointSaver):
         mine = {path.name: path.stat().st_size for path in self._own_files(folder)}
         files = {name: size for part in dist.all_gather_object(mine) for name, size in part.items()}
         if dist.get_global_rank() == 0:
-            write_marker(folder, files, samples=samples, world_size=dist.get_world_size())
+            world_size = dist.get_world_size()
+            write_marker(folder, files, samples=samples, world_size=world_size, owes_evaluation=owes_evaluation)
         dist.barrier()
         return files
 

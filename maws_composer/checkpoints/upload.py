@@ -138,6 +138,8 @@ def insist(action: Callable[[], Result], what: str, patience: float, stop: threa
     stop = stop or threading.Event()
     failing_since, pause = None, 1.0
     while True:
+        if stop.is_set():
+            raise UploadError(f"{what}: given up")
         try:
             return action()
         except Exception as error:  # each storage library has exceptions of its own

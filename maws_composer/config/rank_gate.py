@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.resilience.notice import let_signals_end, listen
 
 Loaded = TypeVar("Loaded")
 
@@ -50,6 +51,7 @@ def load_behind_gate(
     try:
         return load()
     except ConfigError:  # a file changed meanwhile, or the verdict was an earlier run's: local rank 0 says it
+        let_signals_end()
         time.sleep(farewell)
         _leave()
         raise
@@ -123,9 +125,12 @@ class _Verdict:
                     self._file.unlink(missing_ok=True)
                 return True
             if verdict == "checking" and _is_alive(author):
+                if doomed is not None:
+                    listen()
                 doomed = None
             elif verdict and doomed is None:
                 doomed = time.monotonic()
+                let_signals_end()
                 self._sign()
             time.sleep(_POLL)
         return False

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from composer.utils import dist as composer_dist
 
 from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.resilience.notice import let_signals_end
 
 
 def work_and_leave(config: str, work: Callable[[], None]) -> int:
@@ -44,4 +45,5 @@ def leave_process_group(code: int = 0) -> None:
     time.sleep(0.1)
     dist.destroy_process_group()
     if code and composer_dist.get_local_rank():
+        let_signals_end()
         time.sleep(60)

@@ -39,22 +39,18 @@ def watch(settings: PreemptionSettings) -> None:
 
 
 def cloud_question(cloud: Cloud, address: str = _LINK_LOCAL) -> Question:
-    """Why this machine will be taken away, by its cloud's metadata service; None if it will not, or nobody answers.
+    """Why this machine will be taken away, by its cloud's metadata service; None if it will not.
 
     Args:
         cloud: whose.
         address: of the service.
+
+    Raises:
+        Exception: when asked, if nobody answers, or not as documented.
     """
     ask = {"aws": _aws, "gcp": _gcp, "azure": _azure}[cloud]
 
-    def question() -> str | None:
-        try:
-            return ask(address)
-        except (OSError, ValueError) as error:
-            log.debug("metadata service of %s: %s", cloud, error)
-            return None
-
-    return question
+    return lambda: ask(address)
 
 
 def command_question(command: str) -> Question:
@@ -68,16 +64,16 @@ def command_question(command: str) -> Question:
 
 
 def _ask(questions: list[Question], every: float) -> None:
-    pause = threading.Event()
+    pause, complaint = threading.Event(), ""
     while notice() is None:
         for question in questions:
             try:
-                reason = question()
-            except subprocess.TimeoutExpired as error:
-                log.warning("%s", error)
-                continue
-            if reason:
-                give_notice(reason)
+                if reason := question():
+                    give_notice(reason)
+            except Exception as error:  # whatever it is, it may be better next time
+                if str(error) != complaint:
+                    complaint = str(error)
+                    log.warning("asking whether this machine will be taken away: %r; asking on", error)
         pause.wait(every)
 
 
@@ -101,10 +97,13 @@ def _gcp(address: str) -> str | None:
 
 
 def _azure(address: str) -> str | None:
-    """Virtual Machines: a list of what is scheduled."""
-    answer = _get(f"{address}/metadata/scheduledevents?api-version=2020-07-01", {"Metadata": "true"})
-    for event in json.loads(answer)["Events"]:
-        if event["EventType"] in _AZURE_EVENTS:
+    """Virtual Machines: a list of what is scheduled, for other machines of the scale set too."""
+    header = {"Metadata": "true"}
+    events = json.loads(_get(f"{address}/metadata/scheduledevents?api-version=2020-07-01", header))["Events"]
+    taking = [event for event in events if event["EventType"] in _AZURE_EVENTS]
+    for event in taking:
+        name = _get(f"{address}/metadata/instance/compute/name?api-version=2021-02-01&format=text", header)
+        if name in event["Resources"]:
             return f"Azure has scheduled {event['EventType']} of this machine for {event.get('NotBefore') or 'now'}"
     return None
 

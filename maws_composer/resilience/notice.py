@@ -35,7 +35,8 @@ _is_listening = False
 def listen() -> None:
     """Hear signals from now on. Again after imports that set handlers of their own, as Composer's does.
 
-    A second signal, some seconds after the first, ends the process at once.
+    The same signal once more, some seconds later, ends the process at once. Another one does not: a scheduler that said
+    SIGUSR1, or a cloud that gave notice, sends SIGTERM later.
     """
     global _is_listening
     if multiprocessing.parent_process() is not None:  # spawned by the rank, which hears for it
@@ -64,22 +65,31 @@ def give_notice(reason: str) -> None:
         print(f"notice: {reason}; saving at the next step, then leaving", file=sys.stderr, flush=True)
 
 
+def let_signals_end() -> None:
+    """Signals end this process from now on: it has nothing left to save, and may be waiting for just that."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+
+
 def _heard(number: int, frame: object) -> None:
     """The thread has it from the pipe."""
 
 
 def _hear(receiver: int) -> None:
+    first: dict[int, float] = {}
     while numbers := os.read(receiver, 1):
-        name = signal.Signals(numbers[0]).name
-        if _notice is not None and time.monotonic() - _notice.at > ONE_NOTICE:
+        number, now = numbers[0], time.monotonic()
+        if number not in SIGNALS:  # others have Python handlers too: SIGCHLD, when a loader's worker ends
+            continue
+        name = signal.Signals(number).name
+        if now - first.setdefault(number, now) > ONE_NOTICE:
             print(f"notice: {name}, the second; leaving at once", file=sys.stderr, flush=True)
-            os._exit(128 + numbers[0])
-        if numbers[0] in SIGNALS:
-            give_notice(name)
+            os._exit(128 + number)
+        give_notice(name)
 
 
 def _be_deaf() -> None:
-    """In a forked child: its signals are not the rank's."""
+    """In a forked child: its signals are not the rank's, and whoever forked it may want to end it."""
     signal.set_wakeup_fd(-1)
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, signal.SIG_DFL if each == signal.SIGTERM else signal.SIG_IGN)

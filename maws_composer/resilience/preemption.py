@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -29,18 +30,20 @@ class Preemption(Callback):
     """Has all ranks stop at the same place once one of them was given notice.
 
     Looked at after every step, after every batch of an evaluation, and between the parts of the start. An evaluation
-    that is cut off, or does not begin, is made up for by the next start.
+    that is cut off, or does not begin, is made up for by the next start; but for one at the very end, after the last
+    checkpoint.
 
     Args:
         settings: how much time there is, and who else is asked.
+        timeout: seconds that ranks wait for one another.
     """
 
-    def __init__(self, settings: PreemptionSettings) -> None:
+    def __init__(self, settings: PreemptionSettings, timeout: float) -> None:
         self.grace = settings.grace
         self.owes_evaluation = False
         self.leave_by = float("inf")
         # Over the CPU: a number a step is not worth waiting for the GPU.
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
         if composer_dist.get_local_rank() == 0:
             watch(settings)
 
@@ -92,6 +95,11 @@ class Preemption(Callback):
         self.owes_evaluation = state["owes_evaluation"]
 
 
+def is_leaving(state: State) -> bool:
+    """Whether the ranks have agreed to leave: what takes long, and can be done another time, is left out then."""
+    return any(isinstance(each, Preemption) and each.is_leaving for each in state.callbacks)
+
+
 def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoints) -> None:
     """Train to the end, or save what there is when the ranks agree to leave.
 
@@ -101,10 +109,11 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
     try:
         if preemption.owes_evaluation:
             trainer.eval()
-        trainer.fit()
+        if trainer.state.timestamp < trainer.state.max_duration:
+            trainer.fit()
     except PreemptedError:
         state = trainer.state
         state.set_dataloader(state.train_dataloader, "train")  # an evaluation may have been cut off
-        checkpoints.save_before_leaving(state, preemption.leave_by)
+        checkpoints.save_before_leaving(state, preemption.leave_by, preemption.owes_evaluation)
         trainer.close()
         raise

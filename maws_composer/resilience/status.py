@@ -4,7 +4,8 @@
 
 `running`; `finished`: nothing is left to do; `preempted`: start it again; `failed`: read `reason` first. A launcher
 turns every code of a rank into one of its own, so that exit codes alone cannot say this. A run that was killed without
-notice still says `running`.
+notice still says `running`, with the step that it began with. What is wrong before a run has its folder, exit code 2,
+leaves the file as it was: start again what is `preempted` only if the code was 0.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch.distributed as dist
 
 from maws_composer.checkpoints.run_folder import RunFolder, send
+from maws_composer.checkpoints.upload import UploadError, insist
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.reporting.metrics_file import FILE, last_step
 from maws_composer.resilience.preemption import PreemptedError
@@ -28,6 +30,7 @@ from maws_composer.resilience.preemption import PreemptedError
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
+_PATIENCE = 20.0  # seconds: a machine that is taken away has not many
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def status_of(folder: RunFolder) -> Iterator[None]:
 
     That it was preempted is no error, and goes no further: a rank that fails would have the launcher end the others.
     """
-    began = time.time()
+    began = time.time() - 1  # what is written has whole seconds
     on_rank_zero(lambda: _write(folder, "running"))
     try:
         yield
@@ -53,9 +56,9 @@ def status_of(folder: RunFolder) -> Iterator[None]:
 
 def _write_failure(folder: RunFolder, reason: str, began: float) -> None:
     """By the rank that failed first; the others fail because of it, and with worse reasons."""
-    path = folder.local / STATUS
+    path = folder.home / STATUS
     written = json.loads(path.read_text()) if path.exists() else {}
-    if written.get("state") != "failed" or path.stat().st_mtime < began:
+    if written.get("state") != "failed" or datetime.fromisoformat(written["time"]).timestamp() < began:
         _write(folder, "failed", reason)
 
 
@@ -72,4 +75,7 @@ def _write(folder: RunFolder, state: str, reason: str | None = None) -> None:
     draft = folder.local / f"{STATUS}.{os.getpid()}"
     draft.write_text(json.dumps(status) + "\n")
     draft.replace(folder.local / STATUS)
-    send(folder, STATUS)
+    try:
+        insist(lambda: send(folder, STATUS), f"{folder.url}/{STATUS}", _PATIENCE)
+    except UploadError as error:  # the run itself is none the worse
+        log.warning("%s", error)

@@ -58,8 +58,8 @@ class PrecisionAt(Metric):
 
     Args:
         k: classes that count.
-        third: "head", "middle" or "tail" for the images whose rarest label lies in that third of the classes. Only
-            their labels of that third are hits, or saying frequent classes alone would do well in the tail. None: all.
+        third: "head", "middle" or "tail": among the classes of that third alone, for the images that have one of
+            them. Among all classes, saying frequent ones would do well in the tail, or nobody would. None: all.
     """
 
     full_state_update = False
@@ -75,10 +75,9 @@ class PrecisionAt(Metric):
         if not labels.shape[1]:
             return
         first, end = class_range(self.third, logits.shape[1])
-        rarest = labels.amax(1)
-        counted = valid & (rarest >= first) & (rarest < end)
-        best = logits.topk(min(self.k, logits.shape[1])).indices
-        hit = (best.unsqueeze(2) == labels.where(labels >= first, -1).unsqueeze(1)).any(2).any(1)
+        counted = valid & ((labels >= first) & (labels < end)).any(1)
+        best = first + logits[:, first:end].topk(min(self.k, end - first)).indices
+        hit = (best.unsqueeze(2) == labels.unsqueeze(1)).any(2).any(1)
         self.hits += (hit & counted).sum()
         self.count += counted.sum()
 

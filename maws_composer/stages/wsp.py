@@ -27,7 +27,7 @@ class WspStage(ComposerModel):
     """Tell which classes an image was tagged with.
 
     Metrics: the loss, precision@1 and @5 (any of the labels), mean average precision in bins; and by the head, middle
-    and tail third of the classes: this average precision, and precision@1 of the images whose rarest label is there.
+    and tail third of the classes: this average precision, and precision@1 among its classes.
 
     Args:
         size: the encoder, by name.

@@ -30,7 +30,7 @@ def closed_form(loss: str) -> list[torch.Tensor]:
     return [value.detach(), *torch.autograd.grad(value, leaves)]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_and_chunks_change_neither_value_nor_gradient(world_size: int) -> None:
     logits_at_once = 5 * BATCH  # five rows of 24, 12 or 6: the last chunk is smaller
     for rank in run_ranks(RANK, logits_at_once, world_size):

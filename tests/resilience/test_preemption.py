@@ -72,7 +72,7 @@ def test_a_notice_to_one_rank_is_one_to_all_and_costs_no_step(whole: Finished, r
 
 def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, runs: Runs, images: Path) -> None:
     def everybody(launcher: int, run_folder: Path, log: Path) -> bool:
-        if steps_done(run_folder) < 5:
+        if steps_done(run_folder) < 6:
             return False
         workers = [process for process in session(launcher) if process not in (launcher, *ranks(launcher))]
         assert workers
@@ -80,7 +80,9 @@ def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, r
             os.kill(process, signal.SIGTERM)
         return True
 
-    cut = runs("all", *evaluating(images), "speed.workers=1", notify=everybody)
+    # The step is long, so that the workers end later than a repeated signal would count as a second one.
+    slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=6", f"callbacks.sleep_at.seconds={ONE_NOTICE + 2}")
+    cut = runs("all", *evaluating(images), *slow, "speed.workers=1", notify=everybody)
     assert cut.code == 0, cut.output
     assert status(cut)["state"] == "preempted"
     same_run(runs("all", *evaluating(images)), whole)
@@ -96,6 +98,19 @@ def test_a_notice_during_an_evaluation_has_it_made_up_for(whole: Finished, runs:
     same_run(runs("evaluation", *evaluating(images)), whole)
 
 
+@pytest.mark.slow
+def test_a_notice_in_the_last_evaluation_has_it_made_up_for(runs: Runs, images: Path) -> None:
+    short = (*evaluating(images), "max_duration=320sp")
+    cut = runs("last", *short, notify=to_rank(0, signal.SIGTERM, after_steps=20))
+    assert cut.code == 0, cut.output
+    assert status(cut)["state"] == "preempted" and not evaluations(cut)
+    again = runs("last", *short)
+    assert again.code == 0, again.output
+    assert status(again)["state"] == "finished" and evaluations(again).keys() == {20}
+    assert "is complete already" in runs("last", *short).output
+
+
+@pytest.mark.slow
 def test_a_notice_while_starting_leaves_before_the_first_step(runs: Runs, images: Path) -> None:
     def while_importing(launcher: int, run_folder: Path, log: Path) -> bool:
         if not ranks(launcher):
@@ -129,6 +144,7 @@ def test_a_second_signal_ends_at_once_and_breaks_nothing(whole: Finished, runs: 
     same_run(again, whole)
 
 
+@pytest.mark.slow
 def test_a_command_gives_notice(runs: Runs, images: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken away"
 

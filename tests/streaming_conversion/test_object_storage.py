@@ -106,7 +106,7 @@ def test_storage_that_refuses_is_an_error_that_names_it(images: Path, convert: C
     assert gone.stderr.startswith("s3://bucket/mds cannot be written to: Could not connect to the endpoint URL")
 
 
-@pytest.mark.parametrize("compression", [None, "zstd:3"])
+@pytest.mark.parametrize("compression", [pytest.param(None, marks=pytest.mark.slow), "zstd:3"])
 def test_hashtags_are_labelled_from_object_storage_without_a_copy_on_the_disk(
     compression: str | None, tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def test_an_evaluation_at_another_image_and_patch_size(tmp_path: Path, caplog: p
     torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mae_goes_on_from_a_released_file_with_its_decoder_at_another_image_size(runs: Runs) -> None:
     state = foreign.mae_state(MICRO.width, MICRO.depth, MICRO.patch_size, 8, decoder_width=32, decoder_depth=1)
     torch.save({"model": state}, runs.folder / "mae.pth")
