@@ -2,8 +2,9 @@
 
     python evaluate.py yamls/eval/imagenet.yaml weights=runs/mae data.train.remote=... data.test.remote=...
 
-On several GPUs: `composer evaluate.py ...`. Features are kept in save_folder: another evaluation of the same weights on
-the same images begins with them. With `--print`, the resolved configuration is shown, and nothing is computed.
+On several GPUs: `composer evaluate.py ...`. Features of shards that have hashes are kept in save_folder: another
+evaluation of the same weights on the same images begins with them. With `--print`, the resolved configuration is shown,
+and nothing is computed.
 """
 
 from maws_composer.resilience.orphans import end_with_launcher

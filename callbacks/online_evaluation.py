@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,18 +20,19 @@ from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.captions import CaptionTokenizer
-from maws_composer.data.columns import LABELS
-from maws_composer.data.loader import build_loader_of_each_once
+from maws_composer.data.columns import IMAGE_EMBEDDING, LABELS
 from maws_composer.data.settings import EvalData
 from maws_composer.evaluation.extraction import Encode, Feature, encode, extract
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extracted
+from maws_composer.evaluation.preflight import Images, image_problems, word_problems
 from maws_composer.evaluation.settings import NamedEvaluations, needs_training_images
-from maws_composer.evaluation.suite import columns_for, evaluate_all, read_words
+from maws_composer.evaluation.suite import build_checked_loader, columns_for, evaluate_all, read_words
 from maws_composer.evaluation.towers import FrozenTowers
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
+from maws_composer.planning.plan import columns_of
 from maws_composer.registry import lookup, register_callback
 from maws_composer.reporting.guesses import draw_guesses
 
@@ -73,11 +75,34 @@ class OnlineEvaluation(Callback):
         self.evaluations: dict[str, Evaluate | EvaluateWithText] = {
             name: build(lookup("evaluation", name), given, run) for name, given in evaluations.items()
         }
-        self.with_text = any(isinstance(each, EvaluateWithText) for each in self.evaluations.values())
+        self.with_text = [name for name, each in self.evaluations.items() if isinstance(each, EvaluateWithText)]
         if self.with_text and feature != "class_token":
             raise ConfigError([Problem(f"{KEY}.feature", "evaluations with text look at class tokens")])
         self.feature: Feature = feature
+        self.columns = {"train": (LABELS,), "test": columns_for(self.evaluations)}
         self.run = run
+
+    def preflight(self) -> list[Problem]:
+        """What foreseeably fails, before training begins."""
+        problems = self._stage_problems()
+        images = {f"{KEY}.{name}": Images(data, self.columns[name]) for name, data in self.sources.items()}
+        problems += image_problems(images, self.run.model["image_size"])
+        if problems:
+            return problems
+        with_text = [each for each in self.evaluations.values() if isinstance(each, EvaluateWithText)]
+        problems = word_problems(with_text, self.sources["test"], f"{KEY}.test") if with_text else []
+        return [replace(problem, path=f"{KEY}.{problem.path.removeprefix(f'{KEY}.')}") for problem in problems]
+
+    def _stage_problems(self) -> list[Problem]:
+        """Whether the stage has what is evaluated; those of others are asked when training begins."""
+        if IMAGE_EMBEDDING in columns_of(self.run):
+            return [Problem(KEY, "this stage reads image embeddings and runs no encoder; remove it")]
+        if self.with_text and "text" not in self.run.model:
+            return [self._no_text_tower()]
+        return []
+
+    def _no_text_tower(self) -> Problem:
+        return Problem(f"{KEY}.evaluations", f"this stage has no text tower; remove {self.with_text[0]}")
 
     def init(self, state: State, logger: Logger) -> None:
         encoders = [part for part in state.model.modules() if isinstance(part, VisionTransformer)]
@@ -91,9 +116,8 @@ class OnlineEvaluation(Callback):
         self.words = on_rank_zero(lambda: read_words(self.sources["test"], f"{KEY}.test"))
         self.text_model = self._text_model(state) if self.with_text else None
         size = self.run.model["image_size"]
-        columns = {"train": (LABELS,), "test": columns_for(self.evaluations)}
         self.loaders = {
-            name: build_loader_of_each_once(data, f"{KEY}.{name}", size, self.run, columns=columns[name])
+            name: build_checked_loader(data, f"{KEY}.{name}", size, self.run, self.columns[name])
             for name, data in self.sources.items()
         }
 
@@ -125,8 +149,7 @@ class OnlineEvaluation(Callback):
     def _text_model(self, state: State) -> ImageTextModel:
         models = [part for part in state.model.modules() if isinstance(part, ImageTextModel)]
         if not models:
-            names = [name for name, each in self.evaluations.items() if isinstance(each, EvaluateWithText)]
-            raise ConfigError([Problem(f"{KEY}.evaluations", f"this stage has no text tower; remove {names[0]}")])
+            raise ConfigError([self._no_text_tower()])
         for evaluation in self.evaluations.values():
             if isinstance(evaluation, EvaluateWithText):
                 evaluation.check(self.words)

@@ -70,7 +70,10 @@ def register_stage(name: str) -> Callable[[Plugin], Plugin]:
 
 
 def register_callback(name: str) -> Callable[[Plugin], Plugin]:
-    """A Composer callback; its arguments are `callbacks.<name>`."""
+    """A Composer callback; its arguments are `callbacks.<name>`.
+
+    With a method `preflight() -> list[Problem]` it is made once before processes are joined, for what it foresees.
+    """
     return register("callback", name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class SampleDataset(StreamingDataset):
         workers: loader processes per rank.
         predownload: samples whose shards each of them fetches ahead. None: eight batches.
         num_classes: one more than the largest class index that may come; None: any may come.
+        optional: columns that a sample may be without; see `usable`.
 
     Yields:
         {"id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool} and the columns that the streams
@@ -82,6 +83,7 @@ class SampleDataset(StreamingDataset):
         workers: int,
         predownload: int | None = None,
         num_classes: int | None = None,
+        optional: Collection[str] = (),
     ) -> None:
         world = streaming_dataset.World.detect()
         if problem := split_problem(global_batch_size, canonical_nodes, world.num_ranks, world.num_nodes):
@@ -105,6 +107,7 @@ class SampleDataset(StreamingDataset):
         self.settings = settings
         self.transform = transform
         self.num_classes = num_classes
+        self.optional = optional
         self.order = make_order([stream.index for stream in streams])
         self.epoch_size = self.order.size
         self.length = self.order.size // world.num_ranks
@@ -257,7 +260,7 @@ class SampleDataset(StreamingDataset):
     def _usable(self, sample_id: int, raw: Sample) -> tuple[Sample, int | None]:
         """The sample, or the next of its shard that can be used; and its id if it is another."""
         try:
-            return usable(raw, self.settings.max_pixels), None
+            return usable(raw, self.settings.max_pixels, self.optional), None
         except UnusableSampleError as error:
             first_reason = str(error)
         shard, index = self.spanner[sample_id]
@@ -265,7 +268,7 @@ class SampleDataset(StreamingDataset):
         for step in range(1, size):
             other = sample_id - index + (index + step) % size
             try:
-                sample = usable(self[other], self.settings.max_pixels)
+                sample = usable(self[other], self.settings.max_pixels, self.optional)
             except UnusableSampleError:
                 continue
             log.warning(

@@ -41,7 +41,7 @@ class Index:
     Args:
         source: where they are.
         shards: their entries in `index.json`.
-        digest: changes whenever a shard does.
+        digest: changes whenever a shard does, if they are hashed.
         groups: of shards, for resampling; () if that is not wanted.
     """
 
@@ -54,6 +54,11 @@ class Index:
     def sizes(self) -> NDArray[np.int64]:
         """Samples of each shard."""
         return np.array([shard["samples"] for shard in self.shards], np.int64)
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether `digest` changes with every byte of the shards, and not just with their sizes."""
+        return all(shard["raw_data"]["hashes"] for shard in self.shards)
 
     @property
     def bytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -109,7 +109,7 @@ def build_loader_of_each_once(
         run: whose loader it is.
         columns: to be read beside id, and image or image_embedding.
         num_classes: labels at or above it are an error. None: any may come.
-        tokenizer: of captions. None: they stay text.
+        tokenizer: of captions. None: they stay text, and may be empty.
     """
     world = World.detect()
     global_batch_size = run.speed.device_eval_batch_size * world.num_ranks
@@ -121,6 +121,7 @@ def build_loader_of_each_once(
         canonical_nodes=world.num_nodes,
         columns=columns,
         num_classes=num_classes,
+        optional=(CAPTION,) if tokenizer is None else (),
     )  # fmt: skip
     return _data_spec(dataset, run.speed, tokenizer)
 
@@ -189,6 +190,7 @@ def _dataset(
     canonical_nodes: int,
     columns: Sequence[str],
     num_classes: int | None,
+    optional: Collection[str] = (),
 ) -> SampleDataset:
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
@@ -207,6 +209,7 @@ def _dataset(
         workers=run.speed.workers,
         predownload=run.speed.predownload,
         num_classes=num_classes,
+        optional=optional,
     )
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -126,17 +126,20 @@ def _check_training(
     return DataCheck(problems, epoch)
 
 
-def check_sources(sources: Mapping[str, EvalData], columns: Sequence[str]) -> list[Problem]:
+def check_sources(
+    sources: Mapping[str, EvalData], columns: Sequence[str], optional: Collection[str] = ()
+) -> list[Problem]:
     """Look for problems of data that an evaluation reads, in one process of a node.
 
     Args:
         sources: by the key of their section, such as "data.test".
         columns: that they need beside id, and image or image_embedding.
+        optional: those that a sample may be without; see `usable`.
     """
     problems: list[Problem] = []
     for key, data in sources.items():
         indexes, wrong = _read(evaluation_shards(data, key), data, columns)
-        problems += wrong or _sample_problems(indexes[0], data, columns)
+        problems += wrong or _sample_problems(indexes[0], data, columns, optional)
     return problems
 
 
@@ -236,7 +239,9 @@ def _taken(folder: Path) -> int:
     return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
 
 
-def _sample_problems(index: Index, data: Source, columns: Sequence[str]) -> list[Problem]:
+def _sample_problems(
+    index: Index, data: Source, columns: Sequence[str], optional: Collection[str] = ()
+) -> list[Problem]:
     """Whether the first samples of the smallest shard can be used; one that can will do."""
     source = index.source
     shard = min(index.shards, key=shard_bytes)
@@ -253,7 +258,7 @@ def _sample_problems(index: Index, data: Source, columns: Sequence[str]) -> list
     errors = []
     for sample in samples:
         try:
-            usable(sample, data.max_pixels)
+            usable(sample, data.max_pixels, optional)
         except UnusableSampleError as error:
             errors.append(error)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,17 +29,22 @@ class UnusableSampleError(ValueError):
         self.column = column
 
 
-def usable(raw: Mapping[str, Any], max_pixels: int) -> Sample:
+def usable(raw: Mapping[str, Any], max_pixels: int, optional: Collection[str] = ()) -> Sample:
     """The sample with its image decoded (PIL, RGB), its caption as str and its embedding as float32.
 
     Args:
         raw: columns as `ColumnReader` reads them: image and caption as bytes.
         max_pixels: see `decode`.
+        optional: columns that a sample may be without: CAPTION, which is "" then.
 
     Raises:
         UnusableSampleError: the image is not decodable, the caption is empty or not UTF-8, or the embedding not finite.
     """
-    read = {IMAGE: lambda value: _image(value, max_pixels), CAPTION: _caption, IMAGE_EMBEDDING: _embedding}
+    read = {
+        IMAGE: lambda value: _image(value, max_pixels),
+        CAPTION: lambda value: _caption(value, may_be_empty=CAPTION in optional),
+        IMAGE_EMBEDDING: _embedding,
+    }
     return {name: read[name](value) if name in read else value for name, value in raw.items()}
 
 
@@ -50,14 +55,16 @@ def _image(data: bytes, max_pixels: int) -> Any:
         raise UnusableSampleError(IMAGE, f"cannot be decoded: {error}") from error
 
 
-def _caption(data: bytes) -> str:
+def _caption(data: bytes, may_be_empty: bool) -> str:
     try:
         caption = data.decode()
     except UnicodeDecodeError as error:
         raise UnusableSampleError(CAPTION, f"is not UTF-8: {error.reason} at byte {error.start}") from error
-    if not caption.strip():
+    if caption.strip():
+        return caption
+    if not may_be_empty:
         raise UnusableSampleError(CAPTION, "is empty")
-    return caption
+    return ""
 
 
 def _embedding(value: Any) -> Float32[Tensor, " width"]:

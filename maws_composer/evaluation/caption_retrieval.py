@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.columns import CAPTION, CAPTIONS_FILE
 from maws_composer.evaluation.features import Extracted, Guess, Result, Towers, Words
-from maws_composer.evaluation.retrieval import match_ranks, recall_at
+from maws_composer.evaluation.retrieval import chance_of_recall, images_of_texts, match_ranks, recall_at
 from maws_composer.evaluation.texts import embed_texts
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
@@ -40,7 +39,7 @@ class Pairs(NamedTuple):
 @register_evaluation("retrieval")
 class Retrieval:
     """Recall at 1, 5 and 10: how often an image's caption is among the texts nearest to it, and how often an image of
-    the caption is among those nearest to it. What is exactly as near counts as nearer.
+    the caption is among those nearest to it; and what guessing gives. What is exactly as near counts as nearer.
 
     Images without a caption are left out. A caption of several images is one text, and any of them is right. Needs the
     text tower of a LiT run. Texts are embedded on all ranks, each its share.
@@ -83,7 +82,7 @@ class Retrieval:
     def _pairs(self, test: Extracted | None, words: Words, language: str) -> Pairs:
         assert test is not None
         captions = [words.captions.get(name, {}).get(language, "") for name in test.ids] if language else test.captions
-        rows = [row for row, caption in enumerate(captions) if caption]
+        rows = [row for row, caption in enumerate(captions) if caption.strip()]
         if not rows:
             raise _problem("", f"no image of data.test has a caption {f'in {language}' if language else ''}".strip())
         places: dict[str, int] = {}
@@ -109,7 +108,10 @@ class Retrieval:
         for direction, found in (("image_to_text", of_images), ("text_to_image", of_texts)):
             for most in self.at:
                 figures[f"{prefix}{direction}/recall_at_{most}"] = recall_at(found, most)
-        figures[f"{prefix}chance/image_to_text/recall_at_1"] = 1 / len(pairs.texts)
+        for most in self.at:
+            of_image, of_text = chance_of_recall(pairs.own.bincount(), most)
+            figures[f"{prefix}chance/image_to_text/recall_at_{most}"] = of_image
+            figures[f"{prefix}chance/text_to_image/recall_at_{most}"] = of_text
         own = dict(zip(pairs.rows.tolist(), pairs.own.tolist(), strict=True))
         best = (images[test.pictured] @ texts.T).topk(min(GUESSES, len(texts))).indices
         guesses = [
@@ -135,12 +137,6 @@ def read_captions(text: bytes) -> dict[str, dict[str, str]]:
         if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
             raise ValueError(f'{CAPTIONS_FILE}, {image}: expected captions by language, such as {{"en": "a cat"}}')
     return content
-
-
-def images_of_texts(own: Int[Tensor, " images"]) -> Int[Tensor, "texts most"]:
-    """The images of each text, filled up with -1."""
-    images = own.argsort(stable=True).split(own.bincount().tolist())
-    return pad_sequence(list(images), batch_first=True, padding_value=-1)
 
 
 def _problem(argument: str, message: str) -> ConfigError:

@@ -47,6 +47,8 @@ def encode(
 def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title: str) -> Extracted | None:
     """Features, labels, ids and captions of every image of `loader` once, in the order of the dataset. A collective.
 
+    Images that cannot be used are left out, not replaced.
+
     Args:
         encode_images: from images on `device`; called equally often on every rank.
         loader: as `build_loader_of_each_once` makes it; labels and captions may be missing.
@@ -57,6 +59,7 @@ def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title
         On rank 0; None elsewhere, where nothing is kept.
     """
     positions: list[Tensor] = []
+    replaced: list[Tensor] = []
     values: list[Tensor] = []
     labels: list[Tensor] = []
     kept = _Kept(_all_over(loader.dataloader.dataset.order.samples))
@@ -64,24 +67,29 @@ def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title
     for batch in tqdm(loader.dataloader, desc=title, leave=False, mininterval=2, disable=not leads):
         # Rows that only fill the last batch repeat an image.
         position = batch["position"].masked_fill(~batch["valid"], -1)
-        kept.add(position, batch)
+        kept.add(position.masked_fill(batch["replaced"], -1), batch)
         none = torch.full((len(position), 1), -1)
         gathered = [
             gather_rows(part)
             for part in (
                 position.to(device),
+                batch["replaced"].to(device),
                 encode_images(batch["image"].to(device)).float(),
                 _of_equal_width(batch.get(LABELS, none).to(device)),
             )
         ]
         if leads:
             real = gathered[0] >= 0
-            for rows, part in zip((positions, values, labels), gathered, strict=True):
+            for rows, part in zip((positions, replaced, values, labels), gathered, strict=True):
                 rows.append(part[real].cpu())
     everything = kept.gathered()
     if not leads:
         return None
-    return everything.with_features(_in_order(torch.cat(positions), torch.cat(values), labels))
+    features = _in_order(torch.cat(positions), torch.cat(values), labels)
+    usable = ~torch.cat(replaced)[torch.cat(positions).argsort()]
+    if left_out := int((~usable).sum()):
+        log.warning("%s: %s of %s cannot be used, and are left out", title, left_out, len(features))
+    return everything.with_features(features.rows(usable))
 
 
 def cached_features(
@@ -144,13 +152,13 @@ class _Kept:
         return self
 
     def with_features(self, features: Features) -> Extracted:
-        pictured = sorted(self.pictures)
+        positions, pictured = sorted(self.ids), sorted(self.pictures)
         return Extracted(
             features,
-            tuple(self.ids[position] for position in range(len(features))),
-            tuple(self.captions[position] for position in range(len(features))) if self.captions else (),
+            tuple(self.ids[position] for position in positions),
+            tuple(self.captions[position] for position in positions) if self.captions else (),
             torch.stack([self.pictures[position] for position in pictured]),
-            torch.tensor(pictured),
+            torch.searchsorted(torch.tensor(positions), torch.tensor(pictured)),
         )
 
 

@@ -40,9 +40,9 @@ class Extracted:
     """Features of a dataset, and what else is kept of it.
 
     Attributes:
-        features: of every image.
-        ids: of every image.
-        captions: of every image, "" for none; () without such a column.
+        features: of every image that can be used.
+        ids: of the same images.
+        captions: of the same images, "" for none; () without such a column.
         pictures: some images, for people to look at.
         pictured: which ones they are.
     """

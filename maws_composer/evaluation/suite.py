@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from composer.core import DataSpec
 
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import known_classes
 from maws_composer.data.columns import CAPTIONS_FILE, LABELS
 from maws_composer.data.index import read_bytes, read_index
-from maws_composer.data.loader import build_loader_of_each_once
+from maws_composer.data.loader import Reads, build_loader_of_each_once
 from maws_composer.data.settings import EvalData
-from maws_composer.data.sources import evaluation_shards
+from maws_composer.data.sources import Shards, evaluation_shards
 from maws_composer.evaluation.caption_retrieval import read_captions
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import cached_features, digest, encode, extract
@@ -109,6 +110,12 @@ def read_words(data: EvalData, key: str) -> Words:
         raise ConfigError([Problem(shards.where, f"{shards.address}: {error}")]) from error
 
 
+def build_checked_loader(data: EvalData, key: str, image_size: int, run: Reads, columns: Sequence[str]) -> DataSpec:
+    """`build_loader_of_each_once`, where a label that is none of `classes.json` is an error. A collective."""
+    classes = on_rank_zero(lambda: _count_classes(data, key)) if LABELS in columns else None
+    return build_loader_of_each_once(data, key, image_size, run, columns, num_classes=classes)
+
+
 def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, columns: Sequence[str]) -> Extracted | None:
     """Features of the images in the section data.<name>, on rank 0; None elsewhere. A collective.
 
@@ -117,9 +124,10 @@ def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, colu
     key, device = f"data.{name}", torch_device()
     encoder, (size, _) = frozen.encoder, frozen.encoder.patch_embed.img_size
     shards = evaluation_shards(data, key)[0]
+    digest_of_shards = on_rank_zero(lambda: _digest(shards, data.download_timeout))
     about = {
         "weights": frozen.digest,
-        "shards": on_rank_zero(lambda: read_index(shards, data.download_timeout).digest),
+        "shards": digest_of_shards,
         "columns": {column: data.columns.get(column, column) for column in ("image", "id", *columns)},  # type: ignore[call-overload]
         "image_size": size,
         "resize": data.resize or size,
@@ -128,11 +136,25 @@ def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, colu
     }
 
     def compute() -> Extracted | None:
-        loader = build_loader_of_each_once(data, key, size, run, columns=columns)
+        loader = build_checked_loader(data, key, size, run, columns)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "amp_bf16"):
             return extract(partial(encode, encoder, run.feature), loader, device, f"features of {name} images")
 
+    if digest_of_shards is None:
+        log.info("features of %s are not kept: %s has no hashes that would show a change", name, shards.address)
+        return compute()
     return cached_features(Path(run.save_folder) / "features", name, about, compute)
+
+
+def _count_classes(data: EvalData, key: str) -> int | None:
+    classes = known_classes(evaluation_shards(data, key)[0], data.download_timeout)
+    return len(classes) if classes is not None else None
+
+
+def _digest(shards: Shards, timeout: float) -> str | None:
+    """Changes with any sample; None of shards without hashes, which may change unseen."""
+    index = read_index(shards, timeout)
+    return index.digest if index.is_hashed else None
 
 
 def evaluate_all(

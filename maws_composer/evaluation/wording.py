@@ -97,7 +97,7 @@ def read_class_names(
     content = read_unique(file)
     indices, mistakes = _indices(content, dataset)
     for key, entry in content.items():
-        mistakes += _mistakes_of_class(str(key), entry, languages, known)
+        mistakes += _mistakes_of_class(key, entry, languages, known)
     classes = len(dataset) or max(indices, default=-1) + 1
     absent = sorted(set(range(classes)) - set(indices))
     if absent and not only_named:
@@ -114,7 +114,7 @@ def read_class_names(
     }, chosen
 
 
-def read_unique(file: str) -> dict[Any, Any]:
+def read_unique(file: str) -> dict[str, Any]:
     """Keys and values of a YAML or JSON file, in which no key is there twice.
 
     Raises:
@@ -134,15 +134,17 @@ def read_unique(file: str) -> dict[Any, Any]:
 
 
 class _Unique(yaml.SafeLoader):
-    """Plain YAML; a key that is there twice is an error."""
+    """Plain YAML whose keys are text: `no` is Norwegian, not false. A key that is there twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise ValueError(f"{name} is there twice, again in line {key.start_mark.line + 1}")
-            seen.add(name)
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"the key in line {key.start_mark.line + 1} is no text")
+            if key.value in seen:
+                raise ValueError(f"{key.value} is there twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+            key.tag = self.DEFAULT_SCALAR_TAG
         return super().construct_mapping(node, deep)
 
 
@@ -154,17 +156,17 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _indices(content: Mapping[Any, Any], dataset: Sequence[str]) -> tuple[dict[int, Any], list[Mistake]]:
+def _indices(content: Mapping[str, Any], dataset: Sequence[str]) -> tuple[dict[int, str], list[Mistake]]:
     """Class index -> its key in the file."""
     by_name = {name: index for index, name in enumerate(dataset)}
-    indices: dict[int, Any] = {}
+    indices: dict[int, str] = {}
     mistakes = []
     for key in content:
-        index = by_name.get(str(key), int(key) if str(key).isdecimal() else None)
+        index = by_name.get(key, int(key) if key.isdecimal() else None)
         if index is None or (dataset and index >= len(dataset)):
-            mistakes.append(Mistake(str(key), _no_class(str(key), dataset)))
+            mistakes.append(Mistake(key, _no_class(key, dataset)))
         elif index in indices:
-            mistakes.append(Mistake(str(key), f"is the class {indices[index]}, which is there already"))
+            mistakes.append(Mistake(key, f"is the class {indices[index]}, which is there already"))
         else:
             indices[index] = key
     return indices, mistakes
@@ -181,9 +183,7 @@ def _mistakes_of_class(key: str, entry: Any, languages: Sequence[str], known: Se
     if not isinstance(entry, dict):
         return [Mistake(key, "expected names by language, such as {en: [cat], fr: [chat]}")]
     mistakes = [
-        Mistake(f"{key}.{language}", unknown_language(str(language), known))
-        for language in entry
-        if language not in known
+        Mistake(f"{key}.{language}", unknown_language(language, known)) for language in entry if language not in known
     ]
     for language in languages:
         names = _synonyms(entry.get(language))

@@ -16,8 +16,10 @@ from maws_composer.data.classes import CLASSES_FILE
 from maws_composer.data.columns import LABELS
 from maws_composer.evaluation.exact_map import precision_per_class
 from maws_composer.evaluation.features import Extracted, Features, Guess, Result, Towers, Words, multi_hot
+from maws_composer.evaluation.retrieval import match_ranks, recall_at
 from maws_composer.evaluation.texts import classifier
 from maws_composer.evaluation.wording import LANGUAGES, Names, read_class_names, read_templates
+from maws_composer.models.contrastive import exact_products
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import torch_device
 from maws_composer.registry import register_evaluation
@@ -32,8 +34,8 @@ class ZeroShot:
     """Accuracy, in each language, of choosing the class whose embedding is nearest to the image's: the mean of the
     embeddings of all its names in all templates.
 
-    An image of several classes is right with any of them. Needs the text tower of a LiT run. Texts are embedded on all
-    ranks, each its share.
+    An image of several classes is right with any of them. A class that is exactly as near counts as nearer. Needs the
+    text tower of a LiT run. Texts are embedded on all ranks, each its share.
 
     Args:
         languages: such as [en, fr]; figures are `<language>/top1` and so on.
@@ -141,27 +143,25 @@ def renumbered(labels: Int[Tensor, "images most"], indices: tuple[int, ...]) -> 
 def accuracies(
     images: Float[Tensor, "images embed"], labels: Int[Tensor, "images most"], rows: Float[Tensor, "classes embed"]
 ) -> dict[str, float]:
-    """Share of the images one of whose classes is the first, or among the first five."""
-    most = min(5, len(rows))
-    hits = torch.zeros(most, dtype=torch.float64, device=images.device)
-    for chunk in torch.arange(len(images)).split(max(1, _SCORES // len(rows))):
-        best = (images[chunk] @ rows.T).topk(most).indices
-        found = (best.unsqueeze(2) == labels[chunk].unsqueeze(1)).any(2)
-        hits += (found.cumsum(1) > 0).sum(0)
-    shares = (hits / len(images)).tolist()
-    return {"top1": shares[0], "top5": shares[-1]}
+    """Share of the images one of whose classes is the first, or among the first five. Every image has a class.
+
+    A class that is exactly as near counts as nearer.
+    """
+    ranks = match_ranks(images, rows, labels.sort(1, descending=True).values)
+    return {"top1": recall_at(ranks, 1), "top5": recall_at(ranks, 5)}
 
 
 def multi_label_figures(
     images: Float[Tensor, "images embed"], labels: Int[Tensor, "images most"], rows: Float[Tensor, "classes embed"]
 ) -> dict[str, float]:
     """Share of the images whose first class is one of theirs; and the mean, over classes that an image has, of the
-    average precision of each class's ranking of the images."""
+    average precision of each class's ranking of the images. Images that are exactly as near share a rank."""
     at_once = max(1, _SCORES // len(images))
-    precisions = [
-        precision_per_class(images @ rows[begin : begin + at_once].T, labels, begin)
-        for begin in range(0, len(rows), at_once)
-    ]
+    with exact_products(images.device):
+        precisions = [
+            precision_per_class(images @ rows[begin : begin + at_once].T, labels, begin)
+            for begin in range(0, len(rows), at_once)
+        ]
     return {
         "precision_at_1": accuracies(images, labels, rows)["top1"],
         "exact_map": float(torch.cat(precisions).mean()),

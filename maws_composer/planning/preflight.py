@@ -7,10 +7,12 @@ import logging
 import torch
 
 from maws_composer.config.load import LoadedRun
+from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.preflight import check_data
 from maws_composer.planning.plan import columns_of, memory_of, workload_of
+from maws_composer.registry import lookup
 from maws_composer.weights.beginning import check_beginning
 from maws_composer.weights.embedded import check_embeddings
 
@@ -28,9 +30,23 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     model = check_model(loaded.run, world_size)
     source = [] if model else check_beginning(loaded.run)
     problems = [*model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
+    problems += [] if model else check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))
     log.info("%s", data.epoch)
+
+
+def check_callbacks(run: Run) -> list[Problem]:
+    """What callbacks foresee that have a method `preflight`; the others are not made before training begins."""
+    problems: list[Problem] = []
+    for name, arguments in run.callbacks.items():
+        entry = lookup("callback", name)
+        if hasattr(entry.builder, "preflight"):
+            try:
+                problems += build(entry, arguments, run).preflight()
+            except ConfigError as error:
+                problems += error.problems
+    return problems
 
 
 def check_model(run: Run, world_size: int) -> list[Problem]:

@@ -164,8 +164,8 @@ class LitStage(ComposerModel):
         return {} if is_train else dict(self.metrics.items())
 
     def update_metric(self, batch: Batch, outputs: Embeddings, metric: Metric) -> None:
-        """Rows that only fill the last batch weigh nothing."""
-        metric.update(outputs, batch["valid"])
+        """Rows that only fill the last batch, or stand in for a sample that cannot be used, weigh nothing."""
+        metric.update(outputs, batch["valid"] & ~batch["replaced"], batch["caption"])
 
     def callbacks(self) -> list[Callback]:
         """What of a step lies outside of forward and loss."""

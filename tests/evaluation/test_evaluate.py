@@ -91,6 +91,7 @@ def test_figures_are_in_a_table_in_json_and_in_a_picture(folder: Path, alone: su
     assert (folder / "alone" / "results.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_two_processes_extract_the_same_features_every_image_once(folder: Path, alone) -> None:
     together = evaluate(folder, f"save_folder={folder}/together", processes=2)
     assert together.returncode == 0, together.stdout + together.stderr
@@ -101,6 +102,7 @@ def test_two_processes_extract_the_same_features_every_image_once(folder: Path, 
         assert two["labels"].equal(one["labels"])
 
 
+@pytest.mark.slow
 def test_features_are_used_again_for_the_same_weights_and_data(folder: Path, alone) -> None:
     before = (folder / "alone" / "results.json").read_text()
     again = evaluate(folder, f"save_folder={folder}/alone")

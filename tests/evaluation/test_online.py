@@ -8,17 +8,22 @@ import pytest
 
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.problems import ConfigError
+from maws_composer.data.classes import CLASSES_FILE
+from maws_composer.planning.preflight import preflight
+from tests.data.shards import write_shards
 from tests.evaluation.labelled import write_labelled
+from tests.labelled import classes_of
 from tests.runs import Runs
+
+SECTION = "callbacks.online_evaluation"
 
 
 def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: Path) -> None:
     write_labelled(tmp_path / "train", 60)
     write_labelled(tmp_path / "test", 21, seed=1)
-    section = "callbacks.online_evaluation"
     online = (
-        f"{section}.every=80sp", f"{section}.feature=mean_patch_token", f"{section}.evaluations.knn.k=5",
-        f"{section}.train.local={tmp_path / 'train'}", f"{section}.test.local={tmp_path / 'test'}",
+        f"{SECTION}.every=80sp", f"{SECTION}.feature=mean_patch_token", f"{SECTION}.evaluations.knn.k=5",
+        f"{SECTION}.train.local={tmp_path / 'train'}", f"{SECTION}.test.local={tmp_path / 'test'}",
         "speed.device_eval_batch_size=16",
     )  # fmt: skip
     alone, evaluated = runs("alone", "max_duration=256sp"), runs("evaluated", "max_duration=256sp", *online)
@@ -27,7 +32,40 @@ def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: P
     figures = {step["batch"]: step["eval/knn/top1"] for step in evaluated.steps if "eval/knn/top1" in step}
     assert list(figures) == [5, 10, 15] and all(figure > 0.9 for figure in figures.values())
     with pytest.raises(ConfigError) as refused:
-        load_with_ours(runs.recipe, [*online, f"{section}.evaluations.knnn=null"])
+        load_with_ours(runs.recipe, [*online, f"{SECTION}.evaluations.knnn=null"])
     (problem,) = refused.value.problems
-    assert problem.path == f"{section}.evaluations"
+    assert problem.path == f"{SECTION}.evaluations"
     assert problem.message.startswith("unknown evaluation 'knnn'; nearest is knn; looked in maws_composer")
+
+
+def problems_of(runs: Runs, *overrides: str) -> list[str]:
+    given = [f"{SECTION}.{override}" for override in ("every=80sp", *overrides)]
+    with pytest.raises(ConfigError) as refused:
+        preflight(load_with_ours(runs.recipe, given, 1), world_size=1, nodes=1)
+    return [f"{problem.path.removeprefix(SECTION)}: {problem.message}" for problem in refused.value.problems]
+
+
+def test_what_will_fail_is_told_before_training(runs: Runs, tmp_path: Path) -> None:
+    train, test, other = (tmp_path / name for name in ("train", "test", "other"))
+    for folder in (train, test):
+        write_labelled(folder, 20)
+    write_shards(other, 20)
+    knn = ("evaluations.knn.k=5", f"train.local={train}")
+    assert problems_of(runs, *knn, f"test.local={tmp_path}/nowhere", "train.resize=8") == [
+        ".train.resize: 8 is less than the image_size, 24",
+        f".test.local: {tmp_path}/nowhere is not readable: it has no index.json",
+    ]
+    assert problems_of(runs, *knn, f"test.local={other}") == [
+        f".test.columns.labels: {other} has no column labels; it has id, image"
+    ]
+    for folder, classes in ((train, classes_of([[n] for n in range(4)])), (test, classes_of([[0], [1], [2]]))):
+        (folder / CLASSES_FILE).write_text(classes.to_json())
+    elsewhere, beyond = problems_of(runs, *knn, f"test.local={test}")
+    assert elsewhere == f".test: its classes.json numbers other classes than that of {SECTION}.train"
+    assert beyond.startswith(".test.local: 0 (sample 0 of ") and "has label 3; there are classes 0 to 2" in beyond
+    (test / CLASSES_FILE).write_text("{")
+    (damaged,) = problems_of(runs, *knn, f"test.local={test}")
+    assert damaged.startswith(f".test.local: {test}: classes.json is damaged")
+    assert problems_of(runs, "evaluations.zero_shot=null", f"test.local={train}") == [
+        ".evaluations: this stage has no text tower; remove zero_shot"
+    ]

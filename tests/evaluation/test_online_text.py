@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from maws_composer.config.plugins import load_with_ours
+from maws_composer.config.problems import ConfigError
+from maws_composer.planning.preflight import preflight
 from tests.evaluation.lit import NAMES, write_captioned
 from tests.evaluation.test_evaluate import evaluate
 from tests.runs import Runs
@@ -16,6 +19,7 @@ from tests.test_lit_training import lit  # noqa: F401
 IMAGES = 37
 
 
+@pytest.mark.slow
 def test_figures_while_training_are_those_of_the_checkpoint(lit: Runs, tmp_path: Path) -> None:  # noqa: F811
     write_captioned(tmp_path / "test", IMAGES)
     evaluations = {
@@ -44,3 +48,20 @@ def test_figures_while_training_are_those_of_the_checkpoint(lit: Runs, tmp_path:
     for name in evaluations:
         for figure, value in found[name]["figures"].items():
             assert logged[16][f"eval/{name}/{figure}"] == pytest.approx(value, abs=1.01 / IMAGES)
+
+
+def test_what_texts_lack_is_told_before_training(lit: Runs, tmp_path: Path) -> None:  # noqa: F811
+    write_captioned(tmp_path / "test", IMAGES)
+    section = "callbacks.online_evaluation"
+    online = (f"{section}.every=128sp", f"{section}.test.local={tmp_path}/test")
+
+    def problems_of(*overrides: str) -> list[str]:
+        with pytest.raises(ConfigError) as refused:
+            preflight(load_with_ours(lit.recipe, [*online, *overrides], 1), world_size=1, nodes=1)
+        return [f"{problem.path}: {problem.message}" for problem in refused.value.problems]
+
+    assert problems_of(f"{section}.evaluations.retrieval.languages=[ko]") == [
+        f"{section}.evaluations.retrieval.languages: there are no captions in 'ko'; data.test has captions in ja"
+    ]
+    embedded = problems_of(f"{section}.evaluations.retrieval.languages=[ja]", "model.image_embeddings=true")
+    assert embedded[-1] == f"{section}: this stage reads image embeddings and runs no encoder; remove it"

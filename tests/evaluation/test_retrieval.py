@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from maws_composer.evaluation.retrieval import match_ranks, recall_at
+from maws_composer.evaluation.retrieval import chance_of_recall, match_ranks, recall_at
 
 QUERIES, KEYS, WIDTH = 23, 40, 6
 
@@ -37,3 +37,20 @@ def test_who_embeds_everything_alike_retrieves_nothing() -> None:
     alike = normalize(torch.ones(KEYS, WIDTH), dim=1)
     ranks = match_ranks(alike, alike, torch.arange(KEYS).unsqueeze(1))
     assert ranks.tolist() == [KEYS] * KEYS
+
+
+def test_embeddings_that_are_not_finite_retrieve_nothing() -> None:
+    broken = torch.full((KEYS, WIDTH), torch.nan)
+    ranks = match_ranks(broken, torch.eye(KEYS, WIDTH), torch.arange(KEYS).unsqueeze(1))
+    assert recall_at(ranks, KEYS - 1) == 0
+
+
+def test_chance_is_what_random_orders_recall() -> None:
+    own = torch.tensor([0, 1, 1, 2, 2, 2, 3])  # which text each image has
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(7, generator=generator) for _ in range(20_000)])
+    for k in (1, 3, 5):
+        found = [float((own[orders[:, :k]] == text).any(1).double().mean()) for text in range(4)]
+        of_images, of_texts = chance_of_recall(own.bincount(), k)
+        assert of_texts == pytest.approx(sum(found) / 4, abs=0.01)
+        assert of_images == min(k / 4, 1)

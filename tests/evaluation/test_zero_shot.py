@@ -19,7 +19,7 @@ from maws_composer.evaluation.caption_retrieval import Retrieval
 from maws_composer.evaluation.features import Extracted, Features, Guess, Words, multi_hot
 from maws_composer.evaluation.texts import classifier
 from maws_composer.evaluation.wording import LANGUAGES, SLOT, read_class_names, read_templates
-from maws_composer.evaluation.zero_shot import ZeroShot
+from maws_composer.evaluation.zero_shot import ZeroShot, multi_label_figures
 from tests.processes import free_port
 
 EMBED = 16
@@ -159,7 +159,24 @@ def test_a_model_that_says_the_same_of_everything_finds_nothing() -> None:
 
     test = extracted(torch.ones(40, EMBED), torch.full((40, 1), -1), [str(number) for number in range(40)])
     figures = Retrieval().with_text(test, Words(), Same()).figures
-    assert {name: value for name, value in figures.items() if value} == {"chance/image_to_text/recall_at_1": 1 / 40}
+    chance = {f"chance/{way}/recall_at_{k}": k / 40 for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    assert {name: value for name, value in figures.items() if value} == pytest.approx(chance)
+    of_classes = ZeroShot().with_text(
+        extracted(torch.ones(40, EMBED), torch.arange(40).unsqueeze(1) % 9),
+        Words(class_names=tuple(f"class {n}" for n in range(9))),
+        Same(),
+    )
+    assert (of_classes.figures["en/top1"], of_classes.figures["en/top5"]) == (0, 0)
+
+
+def test_figures_are_exact_whatever_precision_the_encoder_has() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300).unsqueeze(1) % 50
+    rows = normalize(torch.randn(50, 256, generator=generator), dim=1)
+    images = normalize(rows[labels[:, 0]] + 2 * torch.randn(300, 256, generator=generator), dim=1)
+    exactly = multi_label_figures(images.double(), labels, rows.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert multi_label_figures(images, labels, rows) == pytest.approx(exactly, abs=1e-6)
 
 
 def test_every_language_has_templates_with_one_place_for_the_name() -> None:
@@ -197,6 +214,9 @@ def test_mistakes_in_templates_name_file_and_key(text: str, complaint: str, tmp_
         ("0: {en: cat}\n'00': {en: dog}", "00: is the class 0, which is there already"),
         ("cat: {en: cat}", "cat: is no class index, and the dataset has no classes.json"),
         ("0: [cat]", "0: expected names by language, such as"),
+        ("0: {en: cat, on: chat}", "0.on: unknown language 'on'; known are ar"),
+        ("0: {en: cat, NULL: chat}", "0.NULL: unknown language 'NULL'"),
+        ("? [0, 1]\n: {en: cat}", "cannot be read: the key in line 1 is no text"),
     ],
 )
 def test_mistakes_in_class_names_name_file_and_key(text: str, complaint: str, tmp_path: Path) -> None:
@@ -205,6 +225,14 @@ def test_mistakes_in_class_names_name_file_and_key(text: str, complaint: str, tm
     with pytest.raises(ConfigError) as caught:
         read_class_names(str(file), ["en"], list(LANGUAGES))
     assert str(caught.value).startswith(f"{file}: ") and complaint in str(caught.value)
+
+
+def test_keys_that_yaml_takes_for_truth_values_and_octal_numbers_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "names.yaml"
+    file.write_text("no: {no: sau, en: [sheep]}\n010: {no: [nei], en: ['no']}\n")
+    dataset = [*(f"class {n}" for n in range(9)), "no", "yes"]
+    names, indices = read_class_names(str(file), ["no", "en"], ["no", "en"], dataset, only_named=True)
+    assert indices == (9, 10) and names == {"no": (("sau",), ("nei",)), "en": (("sheep",), ("no",))}
 
 
 def test_languages_that_are_not_there_are_told_with_the_nearest() -> None:
