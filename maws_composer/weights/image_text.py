@@ -31,7 +31,9 @@ class ImageText(NamedTuple):
         image_size: side of its images in pixels.
         text: of which kind the text tower is.
         tower: where the image tower is from.
-        fingerprint: what `encoder.json` says of it; None if the model was saved with its tower, or never had one.
+        fingerprint: what `encoder.json` says of it; None if the model was saved with its tower.
+        fingerprinted: whose that is: the tower as it lies there, if embeddings were computed with it, or as it was
+            resized for training on images.
     """
 
     weights: Weights
@@ -40,6 +42,7 @@ class ImageText(NamedTuple):
     text: TextSettings
     tower: str
     fingerprint: str | None
+    fingerprinted: Weights
 
 
 def is_image_text(model: Weights) -> bool:
@@ -71,11 +74,18 @@ def open_image_text(address: str, image_tower: str | None = None, text_tower: st
     source = image_tower or (address if has_encoder(model) else model.config.get("initialize_from"))
     if not source:
         raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from: name the tower")
-    tower = find_trained(source)
-    if not has_encoder(model):
-        tower = _as_trained_with(tower, model.config)
-    weights = _joined(model, tower.encoder)
-    return ImageText(weights, tower.size, tower.image_size, text, source, _known_fingerprint(model))
+    lying = find_trained(source)
+    tower = lying if has_encoder(model) else _as_trained_with(lying, model.config)
+    fingerprinted = lying if _is_of_embeddings(model.config) else tower
+    return ImageText(
+        _joined(model, tower.encoder),
+        tower.size,
+        tower.image_size,
+        text,
+        source,
+        _known_fingerprint(model),
+        fingerprinted.encoder,
+    )
 
 
 def require_its_tower(model: ImageText) -> None:
@@ -84,9 +94,8 @@ def require_its_tower(model: ImageText) -> None:
     Raises:
         SourceError: it is another one.
     """
-    names = [name for name in model.weights.shapes if name.startswith("encoder.")]
-    short = {name.removeprefix("encoder."): name for name in names}
-    if model.fingerprint and fingerprint(short, lambda name: model.weights.read(short[name])) != model.fingerprint:
+    tower = model.fingerprinted
+    if model.fingerprint and fingerprint(tower.shapes, tower.read) != model.fingerprint:
         raise SourceError(
             f"the image tower at {model.tower} is not the one that {model.weights.address} was trained with, "
             f"whose fingerprint is {model.fingerprint[:12]}; name that one"
@@ -99,14 +108,18 @@ def _known_fingerprint(model: Weights) -> str | None:
 
 
 def _as_trained_with(tower: Trained, config: Mapping[str, Any]) -> Trained:
-    """The tower at the run's image and patch size, if the run resized what it began with."""
-    if not config.get("initialize_resize"):
+    """The tower at the run's image and patch size, if the run, or `embed`, resized it."""
+    if not config.get("initialize_resize") and not _is_of_embeddings(config):
         return tower
     size, image_size = lookup("size", config["model"]["size"]).builder, config["model"]["image_size"]
     with torch.device("meta"):
         encoder = VisionTransformer(size, image_size, qk_norm=tower.encoder.has_qk_norm)
     tensors, _ = resized(tower.encoder, {name: tensor.shape for name, tensor in encoder.state_dict().items()})
     return Trained(tensors, size, image_size)
+
+
+def _is_of_embeddings(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("model", {}).get("image_embeddings"))
 
 
 def _text_settings(model: Weights, name: str | None) -> TextSettings:
