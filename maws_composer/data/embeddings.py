@@ -47,7 +47,8 @@ def width_problems(sources: Sequence[Shards], data: Source, width: int) -> list[
         data: their settings.
         width: of the image tower.
     """
-    column = data.columns.get(IMAGE_EMBEDDING, IMAGE_EMBEDDING)
+    names = {str(ours): theirs for ours, theirs in data.columns.items()}
+    column = names.get(IMAGE_EMBEDDING, IMAGE_EMBEDDING)
     problems = []
     for source in sources:
         index = read_index(source, data.download_timeout)

@@ -6,15 +6,16 @@ embeddings are read, and `beside` says how it is known.
 
 from __future__ import annotations
 
+import torch
 from composer.models import ComposerModel
 
 from maws_composer.checkpoints.resume import ResumePoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.problems import Problem
 from maws_composer.config.run import Run
-from maws_composer.models.text_tower import TextSettings
+from maws_composer.models.text_tower import TextSettings, build_text_tower
 from maws_composer.weights.beside import keep_beside
-from maws_composer.weights.handover import check_source, encoder_of, hand_over, requires_source
+from maws_composer.weights.handover import check_source, encoder_of, hand_over, requires_source, will_resume
 from maws_composer.weights.pretrained_text import load_pretrained_text, text_weight_problems
 
 
@@ -41,9 +42,21 @@ def begin(stage: ComposerModel, run: Run, folder: RunFolder, resume_from: Resume
 
 def check_beginning(run: Run) -> list[Problem]:
     """Whether what `begin` asks for is there, and fits."""
-    settings = run.model.get("text")
-    problems = text_weight_problems(settings) if isinstance(settings, TextSettings) else []
+    problems = _text_problems(run)
     if requires_source(run) and not run.initialize_from:
         message = "a locked image tower stays what it begins as; name the run, checkpoint or file with its weights"
         return [*problems, Problem("initialize_from", message)]
-    return [*problems, *check_source(run)]
+    return problems or check_source(run)
+
+
+def _text_problems(run: Run) -> list[Problem]:
+    settings = run.model.get("text")
+    if not isinstance(settings, TextSettings):
+        return []
+    try:
+        with torch.device("meta"):
+            build_text_tower(settings)
+    except ValueError as error:
+        return [Problem("model", str(error))]
+    is_needed = settings.pretrained and not run.initialize_whole and not will_resume(run)
+    return text_weight_problems(settings.name) if is_needed else []
