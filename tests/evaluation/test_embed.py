@@ -178,6 +178,7 @@ def test_what_cannot_be_used_is_left_out_and_named_and_much_of_it_is_refused(fol
     assert not (folder / "few" / "index.json").exists()
     code, output = embed(folder, "broken", "few", "--max-bad", "0.1", "--keep-images", "--overwrite")
     assert code == 0, output
+    assert "2 left out (see skipped.jsonl): the order is not that of the images" in output
     assert "3 is left out: image cannot be decoded: not an image of a known format (sample 3 of broken/" in output
     written = samples(folder / "few")
     assert [int(sample["id"]) for sample in written] == [n for n in range(40) if n not in broken]
