@@ -1,6 +1,7 @@
-"""What checkpoints belong to and do not have in them is written beside them, and stays the same: a locked image tower.
+"""What checkpoints belong to and do not have in them is written beside them, and stays the same.
 
-encoder.json    where the tower is from, and its fingerprint; none where checkpoints have it
+`encoder.json` says where a locked image tower is from, and its fingerprint; `text.json` which tokenizer and which
+configuration a text tower has.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from torch.distributed.tensor import DTensor
 
 from maws_composer.checkpoints.resume import ResumePoint
 from maws_composer.checkpoints.run_folder import RunFolder
-from maws_composer.checkpoints.saving import ENCODER_FILE
+from maws_composer.checkpoints.saving import ENCODER_FILE, TEXT_FILE
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.columns import IMAGE_EMBEDDING
+from maws_composer.models.text_tower import TextSettings
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.weights.embedded import encoder_of_embeddings
 from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.handover import encoder_of, requires_source
+from maws_composer.weights.text_identity import text_difference, text_identity
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ def keep_beside(stage: ComposerModel, run: Run, folder: RunFolder, resume_from: 
 
     Args:
         stage: with its image tower filled.
-        run: the source of that tower, or of its embeddings.
+        run: the source of that tower, or of its embeddings; and its text tower.
         folder: where it is written.
         resume_from: the checkpoint that will be loaded.
 
@@ -46,6 +49,9 @@ def keep_beside(stage: ComposerModel, run: Run, folder: RunFolder, resume_from: 
     identity = _fingerprint_outside(stage, run)
     encoder = {"source": run.initialize_from, "fingerprint": identity} if identity else None
     on_rank_zero(lambda: _keep_encoder(encoder, folder, resume_from))
+    text = run.model.get("text")
+    if isinstance(text, TextSettings):
+        on_rank_zero(lambda: _keep_text(text, folder, resume_from))
 
 
 def _fingerprint_outside(stage: ComposerModel, run: Run) -> str | None:
@@ -82,6 +88,15 @@ def _keep_encoder(now: dict[str, Any] | None, folder: RunFolder, resume_from: Re
         file.unlink(missing_ok=True)  # of a start that came to nothing
     else:
         file.write_text(json.dumps(now, indent=2) + "\n")
+
+
+def _keep_text(settings: TextSettings, folder: RunFolder, resume_from: ResumePoint | None) -> None:
+    """The tokenizer and configuration have to be those of the checkpoint."""
+    now = text_identity(settings)
+    kept = None if resume_from is None else resume_from.folder / TEXT_FILE
+    if kept is not None and kept.exists() and (told := text_difference(json.loads(kept.read_text()), now)):
+        raise ConfigError([Problem("model.text.name", told)])
+    (folder.local / TEXT_FILE).write_text(json.dumps(now, indent=2) + "\n")
 
 
 def _require_same(before: dict[str, Any] | None, now: dict[str, Any] | None, checkpoint: str) -> None:

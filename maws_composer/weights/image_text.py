@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from maws_composer.checkpoints.run_folder import open_path
-from maws_composer.checkpoints.saving import ENCODER_FILE
+from maws_composer.checkpoints.saving import ENCODER_FILE, TEXT_FILE
 from maws_composer.models.sizes import ViTSize
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings
 from maws_composer.models.vit import VisionTransformer
@@ -19,6 +19,7 @@ from maws_composer.weights.files import SourceError, Weights
 from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.resizing import resized
 from maws_composer.weights.sources import open_model
+from maws_composer.weights.text_identity import text_difference, text_identity
 from maws_composer.weights.trained import Trained, find_trained
 
 
@@ -34,6 +35,7 @@ class ImageText(NamedTuple):
         fingerprint: what `encoder.json` says of it; None if the model was saved with its tower.
         fingerprinted: whose that is: the tower as it lies there, if embeddings were computed with it, or as it was
             resized for training on images.
+        text_identity: what `text.json` says of the text tower; None for weights of others.
     """
 
     weights: Weights
@@ -43,6 +45,7 @@ class ImageText(NamedTuple):
     tower: str
     fingerprint: str | None
     fingerprinted: Weights
+    text_identity: Mapping[str, Any] | None
 
 
 def is_image_text(model: Weights) -> bool:
@@ -83,8 +86,9 @@ def open_image_text(address: str, image_tower: str | None = None, text_tower: st
         tower.image_size,
         text,
         source,
-        _known_fingerprint(model),
+        None if has_encoder(model) else (_read_beside(model, ENCODER_FILE) or {}).get("fingerprint"),
         fingerprinted.encoder,
+        _read_beside(model, TEXT_FILE),
     )
 
 
@@ -102,9 +106,25 @@ def require_its_tower(model: ImageText) -> None:
         )
 
 
-def _known_fingerprint(model: Weights) -> str | None:
-    file = open_path(model.address) / ENCODER_FILE
-    return None if has_encoder(model) or not file.exists() else json.loads(file.read_text())["fingerprint"]
+def require_its_text(model: ImageText) -> None:
+    """Compare the tokenizer, and the text tower's configuration, with those that the weights were trained with.
+
+    Raises:
+        SourceError: they are others.
+        ConfigError: there is no such tokenizer.
+    """
+    try:
+        told = model.text_identity and text_difference(model.text_identity, text_identity(model.text))
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    if told:
+        raise SourceError(f"{told}; name the one that {model.weights.address} was trained with")
+
+
+def _read_beside(model: Weights, name: str) -> dict[str, Any] | None:
+    file = open_path(model.address) / name
+    content: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    return content
 
 
 def _as_trained_with(tower: Trained, config: Mapping[str, Any]) -> Trained:

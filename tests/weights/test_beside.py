@@ -1,10 +1,13 @@
-"""What a checkpoint leaves out is the same at every start: the locked image tower, or that of the embeddings."""
+"""What a checkpoint leaves out is the same at every start: a locked image tower, or that of embeddings; a tokenizer."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +19,11 @@ from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.problems import ConfigError
 from maws_composer.data.columns import DATASET_FILE, DatasetFile
 from maws_composer.data.settings import TrainData
+from maws_composer.models.text_tower import TextSettings
 from maws_composer.registry import load_plugins
 from maws_composer.weights.beside import keep_beside
 from maws_composer.weights.fingerprint import fingerprint
+from tests.text_towers import CAPTIONS, train_tokenizer, write_text_tower
 
 ENCODER = {"norm.bias": torch.arange(4.0)}
 KNOWN = fingerprint(ENCODER, ENCODER.__getitem__)
@@ -33,7 +38,9 @@ def alone():
     dist.destroy_process_group()
 
 
-def start(folder: Path, resume: bool = False, embeddings: str | None = None, locked: bool = True) -> dict | None:
+def start(
+    folder: Path, resume: bool = False, embeddings: str | None = None, locked: bool = True, **model: Any
+) -> dict | None:
     """Begin a run whose tower is ENCODER, or that reads embeddings; what stands in its encoder.json."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -47,7 +54,7 @@ def start(folder: Path, resume: bool = False, embeddings: str | None = None, loc
     stage.clip.encoder.norm.weight, stage.clip.encoder.norm.bias = None, nn.Parameter(ENCODER["norm.bias"])
     run = SimpleNamespace(
         stage="lit",
-        model={"lock_image_tower": locked, "image_embeddings": embeddings is not None},
+        model={"lock_image_tower": locked, "image_embeddings": embeddings is not None, **model},
         initialize_from="runs/wsp",
         data=SimpleNamespace(train=TrainData(local=str(data))),
     )
@@ -59,8 +66,8 @@ def start(folder: Path, resume: bool = False, embeddings: str | None = None, loc
 
 def save(folder: Path) -> None:
     (folder / "ep0-ba10").mkdir()
-    if (folder / "encoder.json").exists():
-        (folder / "encoder.json").rename(folder / "ep0-ba10" / "encoder.json")
+    for file in folder.glob("*.json"):
+        file.rename(folder / "ep0-ba10" / file.name)
 
 
 def test_embeddings_of_the_same_tower_are_as_good_as_the_tower(tmp_path: Path) -> None:
@@ -88,3 +95,25 @@ def test_a_tower_is_not_locked_or_unlocked_on_the_way(tmp_path: Path, was: bool,
 def test_what_a_start_without_a_checkpoint_left_is_forgotten(tmp_path: Path) -> None:
     assert start(tmp_path) is not None
     assert start(tmp_path, locked=False) is None
+
+
+def test_a_tokenizer_trained_anew_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    text = TextSettings(name=str(write_text_tower(tmp_path / "text")), context_length=20)
+    start(tmp_path, text=text)
+    save(tmp_path)
+    start(tmp_path, resume=True, text=text)
+    train_tokenizer(["other", "words", *CAPTIONS]).save_pretrained(text.name)
+    with pytest.raises(ConfigError, match=r"model\.text\.name.*text has another tokenizer than .*text had"):
+        start(tmp_path, resume=True, text=text)
+
+
+def test_a_text_tower_that_computes_otherwise_is_refused_whatever_its_weights(tmp_path: Path) -> None:
+    text = TextSettings(name=str(write_text_tower(tmp_path / "text", heads=2)), context_length=20)
+    start(tmp_path, text=text)
+    save(tmp_path)
+    moved = shutil.copytree(text.name, tmp_path / "moved")
+    start(tmp_path, resume=True, text=replace(text, name=str(moved), dropout=0.1))
+    file = tmp_path / "text" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_attention_heads": 4}))
+    with pytest.raises(ConfigError, match=r"another configuration than .*: num_attention_heads was 2, is 4"):
+        start(tmp_path, resume=True, text=text)
