@@ -53,8 +53,13 @@ def main(options: dict) -> None:
         torch.equal(getattr(first, which), torch.cat([getattr(pairs, which) for pairs in second]))
         for which in ("image", "text")
     )
+    with torch.no_grad():
+        stage.clip.logit_scale.fill_(9.0)
+    stage.clip.clamp_scale()
     norms = {name: full(p.grad).norm().item() for name, p in stage.named_parameters() if p.grad is not None}
-    print(json.dumps({"loss": total.item() / dist.get_world_size(), "norms": norms, "same_bits": same_bits}))
+    clamped = full(stage.clip.logit_scale).item()
+    loss = total.item() / dist.get_world_size()
+    print(json.dumps({"loss": loss, "norms": norms, "same_bits": same_bits, "clamped": clamped}))
     leave_process_group()
 
 

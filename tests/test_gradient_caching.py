@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,7 @@ def test_two_sharded_ranks_in_two_passes_step_as_one_in_one(folder: Path, model:
     for rank in together:
         assert rank["same_bits"]
         assert rank["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert rank["clamped"] == pytest.approx(math.log(100))  # of 9, which one rank has
         assert rank["norms"] == pytest.approx(alone["norms"], rel=1e-4, abs=1e-6)
     assert any("image_projection" in name for name in alone["norms"]) is not model.get("lock_image_projection", False)
 

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import save_file
 
@@ -118,28 +117,10 @@ def test_another_tower_is_refused_at_resume(whole: Finished, lit: Runs) -> None:
     assert "other.safetensors has another encoder" in refused.output and "came from" in refused.output
 
 
+@pytest.mark.slow
 def test_what_a_run_begins_with_is_asked_for_before_it_begins(lit: Runs) -> None:
     misfit = write_text_tower(lit.folder / "misfit", captions(IMAGES), rows=20, pad_token_id=0)
     refused = lit("misfit", f"model.text.name={misfit}", "initialize_from=null")
     assert refused.code == 2
     assert "a tower that knows 20" in refused.output and "fills up with token 1" in refused.output
     assert "a locked image tower stays what it begins as" in refused.output
-
-
-def test_pickled_text_weights_are_not_run(lit: Runs) -> None:
-    folder = write_text_tower(lit.folder / "pickled", captions(IMAGES))
-    (folder / "model.safetensors").unlink()
-    torch.save({"embeddings.word_embeddings.weight": Harmful(lit.folder / "ran")}, folder / "pytorch_model.bin")
-    refused = lit("pickled", f"model.text.name={folder}")
-    assert refused.code == 2, refused.output
-    assert "cannot be read" in refused.output and not (lit.folder / "ran").exists()
-
-
-class Harmful:
-    """Unpickled in full, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)

@@ -35,6 +35,9 @@ TRAVELLERS = ("config.yaml", "metrics.jsonl")
 # Which locked encoder a checkpoint belongs to, if it has none itself.
 ENCODER_FILE = "encoder.json"
 
+# By which tokenizer and text configuration it was trained.
+TEXT_FILE = "text.json"
+
 
 class ShardedCheckpoints(CheckpointSaver):
     """Composer's saver with its contents and names, whose checkpoints are complete or do not exist.
@@ -137,7 +140,7 @@ class ShardedCheckpoints(CheckpointSaver):
     def _declare_complete(self, folder: Path, samples: int, owes_evaluation: bool) -> dict[str, int]:
         """Write the marker, on rank 0; returns the names and sizes of all ranks' files."""
         if dist.get_global_rank() == 0:
-            for name in ("config.yaml", ENCODER_FILE):
+            for name in ("config.yaml", ENCODER_FILE, TEXT_FILE):
                 if (self._run.local / name).exists():
                     shutil.copy(self._run.local / name, folder)
         mine = {path.name: path.stat().st_size for path in self._own_files(folder)}
@@ -150,7 +153,7 @@ class ShardedCheckpoints(CheckpointSaver):
 
     def _own_files(self, folder: Path) -> list[Path]:
         rank = dist.get_global_rank()
-        shared = [folder / name for name in (".metadata", "config.yaml", ENCODER_FILE)] if rank == 0 else []
+        shared = [folder / name for name in (".metadata", "config.yaml", ENCODER_FILE, TEXT_FILE)] if rank == 0 else []
         return [*(path for path in shared if path.exists()), *folder.glob(f"__{rank}_*.distcp")]
 
     def _start_upload(self, uploader: Uploader, folder: Path, files: dict[str, int]) -> None:

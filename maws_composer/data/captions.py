@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -17,6 +19,13 @@ NAME = "model.text.name"
 # A sentence piece of XLM-R has at most 16 characters, so that twice as many per token leave spaces and what
 # normalization takes away: the tokens that a context has room for are those of the whole caption.
 _CHARACTERS_PER_TOKEN = 32
+
+# Texts that tokenizers with the same pieces may take apart in different ways.
+_TRIED = (
+    "  A photo of two Sealyham terriers,  in 1984!", "ein grüner Vogel auf der Straßenlaterne", "un œuf décoré à l'été",
+    "İstanbul'da kırmızı kedi", "красная кошка", "قطة حمراء", "گربهٔ سرخ", "赤い猫の写真", "一只红色的猫", "빨간 고양이",
+    "ﬁ ² ＡＢＣ 🐈",
+)  # fmt: skip
 
 
 class Tokens(TypedDict):
@@ -62,13 +71,20 @@ class CaptionTokenizer:
         """One more than the largest id."""
         return max(self._tokenizer.get_vocab().values()) + 1
 
+    def digest(self) -> str:
+        """Changes with the ids that texts get, and not with the version of the libraries that wrote the files."""
+        pieces = sorted(self._tokenizer.get_vocab().items(), key=lambda piece: piece[1])
+        ids = self._tokenizer([*_TRIED])["input_ids"]
+        return hashlib.sha256(json.dumps([pieces, ids]).encode()).hexdigest()
+
     @property
     def pad_token_id(self) -> int:
         """What fills up."""
         return int(self._tokenizer.pad_token_id)
 
     def _cut(self, caption: str) -> str:
-        limit = _CHARACTERS_PER_TOKEN * self.context_length
+        begin = len(caption) - len(caption.lstrip())  # a tokenizer may take spaces at the beginning away
+        limit = begin + _CHARACTERS_PER_TOKEN * self.context_length
         if len(caption) <= limit:
             return caption
         at_a_space = caption[:limit].rpartition(" ")[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import DATASET_FILE, DatasetFile, DatasetFileError
-from maws_composer.data.index import read_dataset_file
+from maws_composer.data.columns import DATASET_FILE, IMAGE_EMBEDDING, DatasetFile, DatasetFileError
+from maws_composer.data.index import read_dataset_file, read_index
+from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
 
 _REMEDY = "make them with `maws-composer embed`"
@@ -35,6 +36,28 @@ def embedding_problems(
         else:
             reason = _why_not(dataset, tower, fingerprint, image_size)
             problems += [Problem(source.where, f"{source.path(DATASET_FILE)} {reason}")] if reason else []
+    return problems
+
+
+def width_problems(sources: Sequence[Shards], data: Source, width: int) -> list[Problem]:
+    """Look into `index.json` of each set of shards, which names the embeddings' width if all have the same.
+
+    Args:
+        sources: the shards.
+        data: their settings.
+        width: of the image tower.
+    """
+    names = {str(ours): theirs for ours, theirs in data.columns.items()}
+    column = names.get(IMAGE_EMBEDDING, IMAGE_EMBEDDING)
+    problems = []
+    for source in sources:
+        index = read_index(source, data.download_timeout)
+        layouts = [dict(zip(shard["column_names"], shard["column_encodings"], strict=True)) for shard in index.shards]
+        encodings = {layout[column] for layout in layouts}
+        shapes = {encoding.split(":")[2] for encoding in encodings if encoding.count(":") == 2}
+        if wrong := sorted(shapes - {str(width)}):
+            message = f"{source.address} has embeddings {' and '.join(wrong)} wide, model.size has a width of {width}"
+            problems.append(Problem(source.where, message))
     return problems
 
 

@@ -5,7 +5,9 @@
 
 In each round every process works off one part of the dataset by itself; then the first makes these parts count, as a
 conversion does, so that the same command goes on after any interruption, with any number of processes. Each shard
-becomes one shard: the order of training follows from their sizes, and so is that of training on the images.
+becomes one shard: the order of training follows from their sizes, and so is that of training on the images. But a
+sample that cannot be used is left out here, while training on the images replaces it by another: with any such sample
+the shards have other sizes, and the order is another.
 """
 
 from __future__ import annotations
@@ -132,7 +134,9 @@ def embed(job: EmbedJob) -> None:
         results = _embed_parts(plan, finished, destination, job)
         counts = on_rank_zero(lambda: _conclude(plan, results, destination, job))
     written, seconds = counts["images"] - _images(finished), time.monotonic() - began
-    left_out = f", {counts['skipped']:,} left out (see {conversion.SKIPPED})" if counts["skipped"] else ""
+    left_out = ""
+    if counts["skipped"]:
+        left_out = f", {counts['skipped']:,} left out (see {conversion.SKIPPED}): the order is not that of the images"
     log.info("%s: %s embeddings%s; %s/s", job.out, f"{counts['images']:,}", left_out, f"{written / seconds:,.1f}")
 
 

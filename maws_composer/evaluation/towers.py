@@ -17,7 +17,13 @@ from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.text_tower import TextSettings, build_text_tower
 from maws_composer.weights.files import SourceError
-from maws_composer.weights.image_text import ImageText, is_image_text, open_image_text, require_its_tower
+from maws_composer.weights.image_text import (
+    ImageText,
+    is_image_text,
+    open_image_text,
+    require_its_text,
+    require_its_tower,
+)
 from maws_composer.weights.sources import open_model
 
 Encode = Callable[[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]], Float[Tensor, "batch embed"]]
@@ -123,9 +129,13 @@ def load_towers(model: ImageText, device: torch.device, precision: str) -> Froze
 
     Raises:
         ConfigError: the weights are not those of the tower that the configuration describes, or the tokenizer cannot be
-            had.
+            had, or is not that of the training.
     """
     tokenizer = CaptionTokenizer(model.text.name, model.text.context_length)
+    try:
+        require_its_text(model)
+    except SourceError as error:
+        raise ConfigError([Problem("text_tower", str(error))]) from error
     embed, width = model.weights.shapes["image_projection.weight"]
     try:
         ours = ImageTextModel(None, build_text_tower(model.text), embed, image_width=width)

@@ -21,6 +21,9 @@ KNOWN_TEXT_TOWERS: dict[str, TextSize] = {
     "FacebookAI/xlm-roberta-large": TextSize(width=1024, depth=24, heads=16, vocabulary=250_002, positions=514),
 }
 
+_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
+_CAUSAL = {"clip_text_model"}  # besides language models
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
@@ -43,7 +46,7 @@ def text_config(settings: TextSettings) -> PretrainedConfig:
     """The encoder's configuration; asks the network for those only that are neither known nor local.
 
     Raises:
-        ValueError: it cannot be read, is no encoder alone, or its positions do not suffice.
+        ValueError: it cannot be read, is no text encoder alone, or its positions do not suffice.
     """
     from transformers import AutoConfig, XLMRobertaConfig
 
@@ -67,8 +70,8 @@ def text_config(settings: TextSettings) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(settings.name)
         except (OSError, ValueError) as error:
             raise ValueError(f"text.name: {settings.name} has no readable configuration: {error}") from error
-    if config.is_encoder_decoder:
-        raise ValueError(f"text.name: {settings.name} is an encoder with a decoder; name an encoder such as XLM-R")
+    if reason := _why_no_encoder(config):
+        raise ValueError(f"text.name: {settings.name} is {reason}; name an encoder such as XLM-R")
     longest = _longest_text(config)
     if settings.context_length > longest:
         raise ValueError(
@@ -129,10 +132,12 @@ def build_text_tower(settings: TextSettings) -> PreTrainedModel:
     Raises:
         ValueError: see `text_config`; or its buffers are none that can be computed here.
     """
-    from transformers import AutoModel
+    with torch.device("cpu"):  # this imports the model's module, too, which may not survive it on meta
+        from transformers import AutoModel
 
-    config = text_config(settings)
-    tower: PreTrainedModel = AutoModel.from_config(config, **_without_pooler(config))
+        config = text_config(settings)
+        options = _without_pooler(config)
+    tower: PreTrainedModel = AutoModel.from_config(config, **options)
     _compute_buffers(tower, settings.name)
     text_layers(tower)  # or it cannot be sharded: said now
     return tower
@@ -148,7 +153,10 @@ def text_layers(tower: PreTrainedModel) -> list[nn.Module]:
     for module in tower.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return [*module]
-    raise ValueError(f"{type(tower).__name__} has no list of {depth} layers, which would be sharded one by one")
+    raise ValueError(
+        f"text.name: {type(tower).__name__} has no list of {depth} layers, which could be sharded one by one; name an "
+        "encoder such as XLM-R"
+    )
 
 
 @torch.no_grad()
@@ -169,6 +177,22 @@ def initialize_text_parameter(tower: PreTrainedModel, name: str, tensor: Tensor,
             tensor[padding].zero_()
     else:
         tensor.fill_(1.0 if kind == "weight" else 0.0)
+
+
+def _why_no_encoder(config: PretrainedConfig) -> str | None:
+    from transformers.models.auto import modeling_auto
+
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        return "an encoder with a decoder"
+    if missing := [name for name in _SHAPE if not hasattr(config, name)]:
+        return f"of type {kind}, which is no text encoder alone: its configuration has no {missing[0]}"
+    predicts_next, predicts_hidden = (
+        kind in getattr(modeling_auto, f"MODEL_FOR_{task}_LM_MAPPING_NAMES") for task in ("CAUSAL", "MASKED")
+    )
+    if config.is_decoder or kind in _CAUSAL or (predicts_next and not predicts_hidden):
+        return f"of type {kind}, in which the first token, whose state is the text's, sees none of those after it"
+    return None
 
 
 def _without_pooler(config: PretrainedConfig) -> dict[str, bool]:

@@ -17,6 +17,7 @@ from composer.loggers import Logger
 from jaxtyping import Float
 from torch import Tensor
 
+from maws_composer.data.columns import IMAGE_EMBEDDING
 from maws_composer.data.loader import split_batch
 from maws_composer.models.clip import Embeddings, ImageTextModel
 from maws_composer.models.contrastive import RowLoss, global_loss_and_gradients
@@ -24,7 +25,6 @@ from maws_composer.models.contrastive import RowLoss, global_loss_and_gradients
 log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
-IMAGE_EMBEDDING = "image_embedding"
 
 
 class GradientCaching(Callback):

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from maws_composer.data.columns import CAPTION, IMAGE_EMBEDDING
 from maws_composer.data.randomness import Purpose, sample_words
 from maws_composer.models.clip import Embeddings, ImageTextModel
 from maws_composer.models.contrastive import ContrastiveLoss, global_loss
@@ -22,7 +23,7 @@ from maws_composer.models.text_tower import TextSettings, build_text_tower, text
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.planning.workload import Workload, lit_workload
 from maws_composer.registry import OneOf, lookup, register_stage
-from maws_composer.stages.gradient_caching import IMAGE_EMBEDDING, GradientCaching, cached_loss, is_cached
+from maws_composer.stages.gradient_caching import GradientCaching, cached_loss, is_cached
 from maws_composer.stages.pair_metrics import HeldOutPairs, RetrievalRecall
 from maws_composer.stages.pixels import normalize
 
@@ -106,7 +107,7 @@ class LitStage(ComposerModel):
     @staticmethod
     def reads(image_embeddings: bool, **others: Any) -> tuple[str, ...]:
         """Columns besides id, and image unless there are image embeddings."""
-        return ("caption", IMAGE_EMBEDDING) if image_embeddings else ("caption",)
+        return (CAPTION, IMAGE_EMBEDDING) if image_embeddings else (CAPTION,)
 
     @staticmethod
     def leaves_out_encoder(lock_image_tower: bool, image_embeddings: bool, **others: Any) -> bool:

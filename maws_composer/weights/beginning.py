@@ -1,29 +1,21 @@
 """What a stage begins with, besides the seed: an earlier stage's encoder, a pretrained text tower.
 
-A checkpoint has all of it, but for a locked encoder: that is taken from `initialize_from` at every start, and is known
-by its fingerprint, which `encoder.json` keeps beside each checkpoint.
+A checkpoint has all of it, but for a locked encoder: that is taken from `initialize_from` at every start, or its image
+embeddings are read, and `beside` says how it is known.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import torch
 from composer.models import ComposerModel
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from maws_composer.checkpoints.resume import ResumePoint
 from maws_composer.checkpoints.run_folder import RunFolder
-from maws_composer.checkpoints.saving import ENCODER_FILE
-from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.problems import Problem
 from maws_composer.config.run import Run
-from maws_composer.models.text_tower import TextSettings
-from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.weights.fingerprint import fingerprint
-from maws_composer.weights.handover import check_source, encoder_of, hand_over, requires_source
+from maws_composer.models.text_tower import TextSettings, build_text_tower
+from maws_composer.weights.beside import keep_beside
+from maws_composer.weights.handover import check_source, encoder_of, hand_over, requires_source, will_resume
 from maws_composer.weights.pretrained_text import load_pretrained_text, text_weight_problems
 
 
@@ -33,22 +25,16 @@ def begin(stage: ComposerModel, run: Run, folder: RunFolder, resume_from: Resume
     Args:
         stage: sharded, with real parameters.
         run: its `initialize_from`, and its text tower.
-        folder: where the identity of a locked encoder is written down.
+        folder: where is written down what checkpoints do not have in them.
         resume_from: the checkpoint that will be loaded.
 
     Raises:
-        ConfigError: on every rank; see `hand_over` and `load_pretrained_text`, and where a run that resumes had another
-            locked encoder.
+        ConfigError: on every rank; see `hand_over`, `keep_beside` and `load_pretrained_text`.
     """
-    is_left_out = requires_source(run)
     whole = run.initialize_whole and resume_from is None
-    if run.initialize_from and (whole or (encoder_of(stage) and (resume_from is None or is_left_out))):
+    if run.initialize_from and (whole or (encoder_of(stage) and (resume_from is None or requires_source(run)))):
         hand_over(run.initialize_from, stage, whole, run.initialize_resize)
-    if run.initialize_from and is_left_out:
-        now = {"source": run.initialize_from, "fingerprint": _fingerprint(stage)}
-        if resume_from is not None:
-            _require_same(json.loads((resume_from.folder / ENCODER_FILE).read_text()), now)
-        on_rank_zero(lambda: _write(folder.local / ENCODER_FILE, now))
+    keep_beside(stage, run, folder, resume_from)
     settings = run.model.get("text")
     if resume_from is None and not whole and isinstance(settings, TextSettings) and settings.pretrained:
         load_pretrained_text(settings, stage.clip.text)
@@ -56,33 +42,21 @@ def begin(stage: ComposerModel, run: Run, folder: RunFolder, resume_from: Resume
 
 def check_beginning(run: Run) -> list[Problem]:
     """Whether what `begin` asks for is there, and fits."""
-    settings = run.model.get("text")
-    problems = text_weight_problems(settings) if isinstance(settings, TextSettings) else []
+    problems = _text_problems(run)
     if requires_source(run) and not run.initialize_from:
         message = "a locked image tower stays what it begins as; name the run, checkpoint or file with its weights"
         return [*problems, Problem("initialize_from", message)]
-    return [*problems, *check_source(run)]
+    return problems or check_source(run)
 
 
-def _fingerprint(stage: ComposerModel) -> str:
-    parameters = encoder_of(stage)
-    return fingerprint(parameters, lambda name: _whole(parameters[name]))
-
-
-@torch.no_grad()
-def _whole(parameter: Tensor) -> Tensor:
-    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).cpu()
-
-
-def _require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    if before["fingerprint"] == now["fingerprint"]:
-        return
-    message = (
-        f"{now['source']} has another encoder ({now['fingerprint'][:12]}) than this run was trained with, "
-        f"which came from {before['source']} ({before['fingerprint'][:12]}); name one with the same weights"
-    )
-    raise ConfigError([Problem("initialize_from", message)])
-
-
-def _write(path: Path, about: dict[str, Any]) -> None:
-    path.write_text(json.dumps(about, indent=2) + "\n")
+def _text_problems(run: Run) -> list[Problem]:
+    settings = run.model.get("text")
+    if not isinstance(settings, TextSettings):
+        return []
+    try:
+        with torch.device("meta"):
+            build_text_tower(settings)
+    except ValueError as error:
+        return [Problem("model", str(error))]
+    is_needed = settings.pretrained and not run.initialize_whole and not will_resume(run)
+    return text_weight_problems(settings.name) if is_needed else []

@@ -32,7 +32,13 @@ from maws_composer.models.text_tower import text_config
 from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
 from maws_composer.weights.files import SourceError, Weights, find_checkpoint, open_weights
 from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
-from maws_composer.weights.image_text import ImageText, is_image_text, open_image_text, require_its_tower
+from maws_composer.weights.image_text import (
+    ImageText,
+    is_image_text,
+    open_image_text,
+    require_its_text,
+    require_its_tower,
+)
 from maws_composer.weights.layouts import to_maws_clip
 from maws_composer.weights.sources import open_model
 from maws_composer.weights.trained import Trained, find_trained
@@ -179,6 +185,8 @@ def _write_tokenizer(out: Path, model: ImageText) -> None:
         tokenizer.save_pretrained(out)
     except (OSError, ValueError) as error:
         log.warning("without a tokenizer, which is that of %s: %s", model.text.name, error)
+    else:
+        require_its_text(model)
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:

@@ -64,9 +64,9 @@ def hand_over(address: str, stage: nn.Module, whole: bool = False, resize: bool 
 
 def check_source(run: Run) -> list[Problem]:
     """Whether `initialize_from` can be read and fits, by names and shapes alone; not asked if none is needed."""
-    if not run.initialize_from or (_will_resume(run) and not requires_source(run)):
+    if not run.initialize_from or (will_resume(run) and not requires_source(run)):
         return []
-    whole = run.initialize_whole and not _will_resume(run)
+    whole = run.initialize_whole and not will_resume(run)
     try:
         with torch.device("meta"):
             stage = build(lookup("stage", run.stage), run.model, run)
@@ -75,6 +75,14 @@ def check_source(run: Run) -> list[Problem]:
     except ConfigError as error:
         return error.problems
     return []
+
+
+def will_resume(run: Run) -> bool:
+    """Whether it has a checkpoint to go on from."""
+    try:
+        return newest_complete(open_path(run.save_folder) / "checkpoints")[0] is not None
+    except Exception:  # what is wrong with it is said when the run begins
+        return False
 
 
 def requires_source(run: Run) -> bool:
@@ -155,13 +163,6 @@ def _by_model_name(stage: nn.Module) -> dict[str, Tensor]:
         f"encoder.{name.removeprefix(prefix)}" if name.startswith(prefix) else name.removeprefix(root): tensor
         for name, tensor in stage.named_parameters()
     }
-
-
-def _will_resume(run: Run) -> bool:
-    try:
-        return newest_complete(open_path(run.save_folder) / "checkpoints")[0] is not None
-    except Exception:  # what is wrong with it is said when the run begins
-        return False
 
 
 def _problem(message: str) -> ConfigError:

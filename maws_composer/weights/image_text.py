@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from maws_composer.checkpoints.run_folder import open_path
-from maws_composer.checkpoints.saving import ENCODER_FILE
+from maws_composer.checkpoints.saving import ENCODER_FILE, TEXT_FILE
 from maws_composer.models.sizes import ViTSize
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings
 from maws_composer.models.vit import VisionTransformer
@@ -19,6 +19,7 @@ from maws_composer.weights.files import SourceError, Weights
 from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.resizing import resized
 from maws_composer.weights.sources import open_model
+from maws_composer.weights.text_identity import text_difference, text_identity
 from maws_composer.weights.trained import Trained, find_trained
 
 
@@ -31,7 +32,10 @@ class ImageText(NamedTuple):
         image_size: side of its images in pixels.
         text: of which kind the text tower is.
         tower: where the image tower is from.
-        fingerprint: what `encoder.json` says of it; None if the model was saved with its tower, or never had one.
+        fingerprint: what `encoder.json` says of it; None if the model was saved with its tower.
+        fingerprinted: whose that is: the tower as it lies there, if embeddings were computed with it, or as it was
+            resized for training on images.
+        text_identity: what `text.json` says of the text tower; None for weights of others.
     """
 
     weights: Weights
@@ -40,6 +44,8 @@ class ImageText(NamedTuple):
     text: TextSettings
     tower: str
     fingerprint: str | None
+    fingerprinted: Weights
+    text_identity: Mapping[str, Any] | None
 
 
 def is_image_text(model: Weights) -> bool:
@@ -71,11 +77,19 @@ def open_image_text(address: str, image_tower: str | None = None, text_tower: st
     source = image_tower or (address if has_encoder(model) else model.config.get("initialize_from"))
     if not source:
         raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from: name the tower")
-    tower = find_trained(source)
-    if not has_encoder(model):
-        tower = _as_trained_with(tower, model.config)
-    weights = _joined(model, tower.encoder)
-    return ImageText(weights, tower.size, tower.image_size, text, source, _known_fingerprint(model))
+    lying = find_trained(source)
+    tower = lying if has_encoder(model) else _as_trained_with(lying, model.config)
+    fingerprinted = lying if _is_of_embeddings(model.config) else tower
+    return ImageText(
+        _joined(model, tower.encoder),
+        tower.size,
+        tower.image_size,
+        text,
+        source,
+        None if has_encoder(model) else (_read_beside(model, ENCODER_FILE) or {}).get("fingerprint"),
+        fingerprinted.encoder,
+        _read_beside(model, TEXT_FILE),
+    )
 
 
 def require_its_tower(model: ImageText) -> None:
@@ -84,29 +98,48 @@ def require_its_tower(model: ImageText) -> None:
     Raises:
         SourceError: it is another one.
     """
-    names = [name for name in model.weights.shapes if name.startswith("encoder.")]
-    short = {name.removeprefix("encoder."): name for name in names}
-    if model.fingerprint and fingerprint(short, lambda name: model.weights.read(short[name])) != model.fingerprint:
+    tower = model.fingerprinted
+    if model.fingerprint and fingerprint(tower.shapes, tower.read) != model.fingerprint:
         raise SourceError(
             f"the image tower at {model.tower} is not the one that {model.weights.address} was trained with, "
             f"whose fingerprint is {model.fingerprint[:12]}; name that one"
         )
 
 
-def _known_fingerprint(model: Weights) -> str | None:
-    file = open_path(model.address) / ENCODER_FILE
-    return None if has_encoder(model) or not file.exists() else json.loads(file.read_text())["fingerprint"]
+def require_its_text(model: ImageText) -> None:
+    """Compare the tokenizer, and the text tower's configuration, with those that the weights were trained with.
+
+    Raises:
+        SourceError: they are others.
+        ConfigError: there is no such tokenizer.
+    """
+    try:
+        told = model.text_identity and text_difference(model.text_identity, text_identity(model.text))
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    if told:
+        raise SourceError(f"{told}; name the one that {model.weights.address} was trained with")
+
+
+def _read_beside(model: Weights, name: str) -> dict[str, Any] | None:
+    file = open_path(model.address) / name
+    content: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    return content
 
 
 def _as_trained_with(tower: Trained, config: Mapping[str, Any]) -> Trained:
-    """The tower at the run's image and patch size, if the run resized what it began with."""
-    if not config.get("initialize_resize"):
+    """The tower at the run's image and patch size, if the run, or `embed`, resized it."""
+    if not config.get("initialize_resize") and not _is_of_embeddings(config):
         return tower
     size, image_size = lookup("size", config["model"]["size"]).builder, config["model"]["image_size"]
     with torch.device("meta"):
         encoder = VisionTransformer(size, image_size, qk_norm=tower.encoder.has_qk_norm)
     tensors, _ = resized(tower.encoder, {name: tensor.shape for name, tensor in encoder.state_dict().items()})
     return Trained(tensors, size, image_size)
+
+
+def _is_of_embeddings(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("model", {}).get("image_embeddings"))
 
 
 def _text_settings(model: Weights, name: str | None) -> TextSettings:

@@ -18,6 +18,10 @@ from maws_composer.parallel.materialize import as_sharded
 log = logging.getLogger(__name__)
 
 _PATH = "model.text.name"
+_NONE_NEEDED = "model.text.pretrained=false needs no weights"
+_WEIGHT_FILES = (
+    "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
+)  # fmt: skip
 _SHOWN = 6  # tensors that disagree
 
 
@@ -45,14 +49,26 @@ def load_pretrained_text(settings: TextSettings, tower: nn.Module) -> None:
         parameter.copy_(as_sharded(tensor, parameter))
 
 
-def text_weight_problems(settings: TextSettings) -> list[Problem]:
-    """Whether a local folder has weights at all; what has to be downloaded is not asked for."""
-    folder = Path(settings.name)
-    if not settings.pretrained or not folder.is_dir():
-        return []
-    if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
-        return []
-    message = f"{folder} has neither *.safetensors nor pytorch_model.bin; model.text.pretrained=false needs no weights"
+def text_weight_problems(name: str) -> list[Problem]:
+    """Whether there are weights of that name at all; nothing is downloaded for it."""
+    if Path(name).is_dir():
+        folder = Path(name)
+        if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
+            return []
+        message = f"{folder} has neither *.safetensors nor pytorch_model.bin; {_NONE_NEEDED}"
+        return [Problem(_PATH, message)]
+    from transformers.utils import has_file
+
+    try:
+        if any(has_file(name, file) for file in _WEIGHT_FILES):
+            return []
+        reason = "neither the cache nor Hugging Face has any"
+    except Exception as error:  # each kind of network failure has its own
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    message = (
+        f"the weights of {name} cannot be had ({reason}); without network, `hf download {name} --local-dir FOLDER` "
+        f"elsewhere, and name that folder here; {_NONE_NEEDED}"
+    )
     return [Problem(_PATH, message)]
 
 

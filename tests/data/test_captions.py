@@ -98,6 +98,18 @@ def test_long_captions_are_cut_to_the_tokens_that_all_of_them_begin_with(tokeniz
         assert (ids, tokens["attention_mask"][row].tolist()) == by_hand(tokenizer, caption)
 
 
+def test_a_caption_that_begins_with_much_space_keeps_its_words(tokenizer: Path, tmp_path: Path) -> None:
+    """As those of XLM-R do, this tokenizer takes spaces away."""
+    state = json.loads((tokenizer / "tokenizer.json").read_text())
+    state["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
+    for file in tokenizer.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    tokens = CaptionTokenizer(str(tmp_path), CONTEXT)([" " * 32 * CONTEXT + "a red cat", "a red cat"])
+    spaced, plain = tokens["input_ids"].tolist()
+    assert spaced == plain
+
+
 def test_the_tokenizer_of_another_kind_of_encoder_works(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "cat", "##s"]))
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)

@@ -129,6 +129,7 @@ def test_cut_off_with_two_processes_it_goes_on_with_one_to_the_same_bytes(folder
     assert contents(folder / "cut") == contents(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(rclone() is None, reason="rclone is not installed")
 def test_in_object_storage_they_are_the_same_and_a_damaged_shard_is_named(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +179,7 @@ def test_what_cannot_be_used_is_left_out_and_named_and_much_of_it_is_refused(fol
     assert not (folder / "few" / "index.json").exists()
     code, output = embed(folder, "broken", "few", "--max-bad", "0.1", "--keep-images", "--overwrite")
     assert code == 0, output
+    assert "2 left out (see skipped.jsonl): the order is not that of the images" in output
     assert "3 is left out: image cannot be decoded: not an image of a known format (sample 3 of broken/" in output
     written = samples(folder / "few")
     assert [int(sample["id"]) for sample in written] == [n for n in range(40) if n not in broken]
@@ -189,6 +191,7 @@ def test_what_cannot_be_used_is_left_out_and_named_and_much_of_it_is_refused(fol
     ]
 
 
+@pytest.mark.slow
 def test_a_folder_with_embeddings_of_another_encoder_is_refused(folder: Path, whole: Path) -> None:
     about = DatasetFile.from_json((whole / DATASET_FILE).read_text())
     model = autoencoder(lookup("size", "vit_micro").builder)

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, XLMRobertaModel
+from transformers import (
+    AlbertConfig,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPTextConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    SiglipConfig,
+    T5Config,
+    XLMRobertaModel,
+)
 
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.initialization import initialize
@@ -15,6 +34,7 @@ from maws_composer.models.sizes import ViTSize
 from maws_composer.models.text_tower import TextSettings, build_text_tower, text_config, text_layers
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.materialize import materialize
+from tests.processes import ROOT
 from tests.text_towers import CAPTIONS, write_text_tower
 
 LENGTH = 16
@@ -99,6 +119,57 @@ def test_any_other_encoder_of_transformers_will_do(tmp_path: Path) -> None:
     assert len(text_layers(clip.text)) == 3
     ids = torch.arange(LENGTH).repeat(2, 1)
     assert clip.encode_text(ids, torch.ones_like(ids)).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DebertaV2Config(**SMALL),
+        DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=2, hidden_dim=64),
+        MPNetConfig(**SMALL),
+    ],
+    ids=["deberta", "distilbert", "mpnet"],
+)
+def test_a_fresh_process_builds_any_encoder_on_the_meta_device_too(config: PretrainedConfig, tmp_path: Path) -> None:
+    """Composer, for one, imports models' modules early, which do not survive being imported on meta."""
+    config.save_pretrained(tmp_path)
+    code = (
+        "import sys, torch; from maws_composer.models.text_tower import *\n"
+        "with torch.device('meta'): build_text_tower(TextSettings(name=sys.argv[1]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (CLIPConfig(), "of type clip, which is no text encoder alone: its configuration has no hidden_size"),
+        (SiglipConfig(), "of type siglip, which is no text encoder alone: its configuration has no hidden_size"),
+        (GPT2Config(vocab_size=50), "of type gpt2, in which the first token"),
+        (LlamaConfig(**SMALL), "of type llama, in which the first token"),
+        (CLIPTextConfig(**SMALL), "of type clip_text_model, in which the first token"),
+        (BertConfig(is_decoder=True, **SMALL), "of type bert, in which the first token"),
+        (T5Config(vocab_size=50), "an encoder with a decoder"),
+        (AlbertConfig(embedding_size=16, **SMALL), "AlbertModel has no list of 2 layers"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_what_is_no_text_encoder_alone_is_refused_in_a_sentence(
+    config: PretrainedConfig, reason: str, tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=rf"text\.name: .*{reason}.*; name an encoder such as XLM-R"),
+    ):
+        build_text_tower(TextSettings(name=str(tmp_path), context_length=LENGTH))
 
 
 def test_what_cannot_be_a_text_tower_is_refused_by_name(tmp_path: Path, folder: Path) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from maws_composer.cli import main
+from maws_composer.config.problems import ConfigError
+from maws_composer.evaluation.towers import find_image_text, load_towers
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.text_tower import TextSettings, build_text_tower
@@ -21,8 +23,9 @@ from maws_composer.weights.files import SourceError
 from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.handover import hand_over
 from maws_composer.weights.sources import open_model
+from maws_composer.weights.text_identity import text_identity
 from maws_composer.weights.trained import find_trained
-from tests.text_towers import CAPTIONS, write_text_tower
+from tests.text_towers import CAPTIONS, train_tokenizer, write_text_tower
 from tests.weights import foreign
 from tests.weights.saved import autoencoder, same_bytes, save_checkpoint, save_run
 from tests.weights.test_maws_clip import DEPTH, HEADS, POSITIONS, WIDTH
@@ -160,6 +163,23 @@ def test_another_tower_than_that_of_the_training_is_refused(model: ImageTextMode
         "0123456789ab; name that one"
     ) in capsys.readouterr().err
     assert not (tmp_path / "hf").exists()
+
+
+def test_another_tokenizer_than_that_of_the_training_is_neither_exported_nor_evaluated(
+    model: ImageTextModel, tmp_path: Path, capsys
+) -> None:
+    tensors = {f"clip.{name}": tensor for name, tensor in model.state_dict().items()}
+    checkpoint = save_checkpoint(tmp_path / "run", tensors, lit_config(tmp_path, None))
+    identity = text_identity(TextSettings(name=str(tmp_path / "tower"), context_length=CONTEXT))
+    (checkpoint / "text.json").write_text(json.dumps(identity))
+    assert main(["export", str(tmp_path / "run"), "--to", "hf", str(tmp_path / "same")]) == 0
+    train_tokenizer(["other", "words", *CAPTIONS]).save_pretrained(tmp_path / "tower")
+    assert main(["export", str(tmp_path / "run"), "--to", "hf", str(tmp_path / "hf")]) == 2
+    told = f"{tmp_path}/tower has another tokenizer than {tmp_path}/tower had, with which the text tower was trained"
+    assert told in capsys.readouterr().err
+    found = find_image_text(str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="has another tokenizer"):
+        load_towers(found, torch.device("cpu"), "fp32")
 
 
 def test_a_tower_that_the_run_never_had_is_named(model: ImageTextModel, tmp_path: Path, capsys) -> None:
