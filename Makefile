@@ -9,7 +9,7 @@ INSTALLED := .venv/installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 quickstart: $(INSTALLED) data/quickstart/val-labelled/dataset.json data/quickstart/pairs/kinds/dataset.json
 	@echo "1 of 4: MAE pre-pretraining"
 	$(TRAIN) yamls/quickstart/mae.yaml
-	$(BIN)/maws-composer probe $(RUNS)/mae --train data/quickstart/train --test data/quickstart/val
+	test $(RUNS)/mae/figures.json -nt $(RUNS)/mae/checkpoints || $(BIN)/maws-composer probe $(RUNS)/mae --train data/quickstart/train --test data/quickstart/val
 	@echo "2 of 4: WSP on hashtags, from the MAE encoder and, out of sight, from scratch ($(RUNS)/scratch.log)"
 	$(WSP) save_folder=$(RUNS)/scratch run_name=scratch loggers={} > $(RUNS)/scratch.log 2>&1 & scratch=$$!; \
 	$(WSP) save_folder=$(RUNS)/mae-wsp run_name=mae-wsp initialize_from=$(RUNS)/mae; from_mae=$$?; \
@@ -19,17 +19,19 @@ quickstart: $(INSTALLED) data/quickstart/val-labelled/dataset.json data/quicksta
 		$(RUNS)/text-tower --vocabulary 4000 --width 128 --depth 3
 	$(TRAIN) yamls/quickstart/lit.yaml initialize_from=$(RUNS)/mae-wsp
 	@echo "4 of 4: evaluations of the frozen encoders, and zero-shot in six languages"
-	$(EVALUATE) yamls/eval/quickstart.yaml weights=$(RUNS)/mae feature=mean_patch_token
-	$(EVALUATE) yamls/eval/quickstart.yaml weights=$(RUNS)/scratch
-	$(EVALUATE) yamls/eval/quickstart.yaml weights=$(RUNS)/mae-wsp
-	$(EVALUATE) yamls/eval/quickstart_names.yaml weights=$(RUNS)/lit
-	$(EVALUATE) yamls/eval/quickstart_kinds.yaml weights=$(RUNS)/lit
+	$(call evaluate,quickstart,mae) feature=mean_patch_token
+	$(call evaluate,quickstart,scratch) feature=class_token
+	$(call evaluate,quickstart,mae-wsp) feature=class_token
+	$(call evaluate,quickstart_names,lit)
+	$(call evaluate,quickstart_kinds,lit)
 	$(BIN)/maws-composer report $(RUNS)/scratch $(RUNS)/mae $(RUNS)/mae-wsp $(RUNS)/lit --out $(RUNS)/report.html
 
 RUNS := runs/quickstart
 TRAIN := $(BIN)/composer -n 1 train.py
 WSP := OMP_NUM_THREADS=1 $(TRAIN) yamls/quickstart/wsp.yaml
-EVALUATE := $(BIN)/python evaluate.py
+# what was evaluated since its last checkpoint is not evaluated again
+evaluate = test evaluations/$(1)-$(2)/results.json -nt $(RUNS)/$(2)/checkpoints || \
+	$(BIN)/python evaluate.py yamls/eval/$(1).yaml weights=$(RUNS)/$(2)
 
 data/quickstart/val/dataset.json: | $(INSTALLED)
 	$(BIN)/python -m streaming_conversion openmoji data/quickstart
@@ -69,7 +71,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs evaluations
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

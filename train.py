@@ -130,7 +130,6 @@ def main(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
-    listen()  # once more: Composer has set handlers of its own
     world_size = dist.get_world_size()
     nodes = world_size // dist.get_local_world_size()
     loaded = load_behind_gate(

@@ -121,11 +121,15 @@ class ZeroShot:
         return Result(figures | {"classes": float(len(indices)), "images": float(len(labelled))}, guesses=guesses)
 
     def _chance(self, labels: Int[Tensor, "images most"], classes: int) -> dict[str, float]:
-        """What guessing gives."""
+        """What guessing gives; and of several labels, what always saying the most frequent class does."""
         own = (labels >= 0).sum(1).double()  # different ones
         if self.multi_label:
             shares = multi_hot(labels, 0, classes).mean(0)
-            return {"precision_at_1": float(own.mean() / classes), "exact_map": float(shares[shares > 0].mean())}
+            return {
+                "precision_at_1": float(own.mean() / classes),
+                "precision_at_1_of_the_most_frequent": float(shares.max()),
+                "exact_map": float(shares[shares > 0].mean()),
+            }
         missed = torch.ones_like(own)
         for drawn in range(min(5, classes)):
             missed *= ((classes - own - drawn) / (classes - drawn)).clamp(min=0)

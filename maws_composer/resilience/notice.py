@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -28,12 +28,15 @@ class Notice(NamedTuple):
     at: float
 
 
+_set_handler = signal.signal
 _notice: Notice | None = None
 _is_listening = False
 
 
 def listen() -> None:
-    """Hear signals from now on. Again after imports that set handlers of their own, as Composer's does.
+    """Hear signals from now on, whoever else sets handlers for them.
+
+    Composer sets some when it is imported, seconds before its importer could take them back, and they end the process.
 
     The same signal once more, some seconds later, ends the process at once. Another one does not: a scheduler that said
     SIGUSR1, or a cloud that gave notice, sends SIGTERM later.
@@ -41,15 +44,16 @@ def listen() -> None:
     global _is_listening
     if multiprocessing.parent_process() is not None:  # spawned by the rank, which hears for it
         return
-    for each in SIGNALS:
-        signal.signal(each, _heard)
     if not _is_listening:
         _is_listening = True
+        signal.signal = _keep_hearing  # type: ignore[assignment]
         receiver, sender = os.pipe()
         os.set_blocking(sender, False)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_be_deaf)
         threading.Thread(target=_hear, args=(receiver,), name="notices", daemon=True).start()
+    for each in SIGNALS:
+        _set_handler(each, _heard)
 
 
 def notice() -> Notice | None:
@@ -68,7 +72,12 @@ def give_notice(reason: str) -> None:
 def let_signals_end() -> None:
     """Signals end this process from now on: it has nothing left to save, and may be waiting for just that."""
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+        _set_handler(each, signal.SIG_DFL)
+
+
+def _keep_hearing(number: int, handler: Any) -> Any:
+    """In the place of signal.signal."""
+    return signal.getsignal(number) if number in SIGNALS else _set_handler(number, handler)
 
 
 def _heard(number: int, frame: object) -> None:
@@ -91,5 +100,6 @@ def _hear(receiver: int) -> None:
 def _be_deaf() -> None:
     """In a forked child: its signals are not the rank's, and whoever forked it may want to end it."""
     signal.set_wakeup_fd(-1)
+    signal.signal = _set_handler
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL if each == signal.SIGTERM else signal.SIG_IGN)
+        _set_handler(each, signal.SIG_DFL if each == signal.SIGTERM else signal.SIG_IGN)

@@ -4,8 +4,8 @@
 
 `running`; `finished`: nothing is left to do; `preempted`: start it again; `failed`: read `reason` first. A launcher
 turns every code of a rank into one of its own, so that exit codes alone cannot say this. A run that was killed without
-notice still says `running`, with the step that it began with. What is wrong before a run has its folder, exit code 2,
-leaves the file as it was: start again what is `preempted` only if the code was 0.
+notice still says `running`, with the step that it began with. A command that is refused, exit code 2, leaves the file
+as it was: start again what is `preempted` only if the code was 0.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from maws_composer.checkpoints.run_folder import RunFolder, send
 from maws_composer.checkpoints.upload import UploadError, insist
+from maws_composer.config.problems import ConfigError
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.reporting.metrics_file import FILE, last_step
 from maws_composer.resilience.preemption import PreemptedError
@@ -40,9 +41,13 @@ def status_of(folder: RunFolder) -> Iterator[None]:
     That it was preempted is no error, and goes no further: a rank that fails would have the launcher end the others.
     """
     began = time.time() - 1  # what is written has whole seconds
+    before = on_rank_zero(lambda: _read(folder))
     on_rank_zero(lambda: _write(folder, "running"))
     try:
         yield
+    except ConfigError:  # a command that is refused leaves the run as it was, and all ranks refuse it
+        on_rank_zero(lambda: _put(folder, before))
+        raise
     except PreemptedError:
         on_rank_zero(lambda: _write(folder, "preempted"))
         log.info("left after a notice; the same command goes on with the run")
@@ -56,10 +61,14 @@ def status_of(folder: RunFolder) -> Iterator[None]:
 
 def _write_failure(folder: RunFolder, reason: str, began: float) -> None:
     """By the rank that failed first; the others fail because of it, and with worse reasons."""
-    path = folder.home / STATUS
-    written = json.loads(path.read_text()) if path.exists() else {}
+    written = json.loads(_read(folder) or "{}")
     if written.get("state") != "failed" or datetime.fromisoformat(written["time"]).timestamp() < began:
         _write(folder, "failed", reason)
+
+
+def _read(folder: RunFolder) -> str:
+    path = folder.home / STATUS
+    return path.read_text() if path.exists() else ""
 
 
 def _write(folder: RunFolder, state: str, reason: str | None = None) -> None:
@@ -72,8 +81,14 @@ def _write(folder: RunFolder, state: str, reason: str | None = None) -> None:
         "world_size": dist.get_world_size(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    _put(folder, json.dumps(status) + "\n")
+
+
+def _put(folder: RunFolder, text: str) -> None:
+    if not text:
+        return
     draft = folder.local / f"{STATUS}.{os.getpid()}"
-    draft.write_text(json.dumps(status) + "\n")
+    draft.write_text(text)
     draft.replace(folder.local / STATUS)
     try:
         insist(lambda: send(folder, STATUS), f"{folder.url}/{STATUS}", _PATIENCE)
