@@ -48,7 +48,7 @@ class ResumePoint:
 
     folder: Path
     samples: int
-    owes_evaluation: bool
+    owes_evaluation: bool = False
 
 
 def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
