@@ -11,7 +11,6 @@ from maws_composer.resilience.orphans import end_with_launcher
 
 end_with_launcher()  # before the slow imports: a launcher may be killed during them
 
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +18,8 @@ from pathlib import Path
 
 from composer.utils import dist
 
+from maws_composer.config.command import check_and_work
 from maws_composer.config.load import Loaded
-from maws_composer.config.rank_gate import load_behind_gate
-from maws_composer.config.show import print_resolved
 from maws_composer.data.columns import LABELS
 from maws_composer.evaluation.features import Extracted, Result
 from maws_composer.evaluation.preflight import preflight
@@ -37,7 +35,6 @@ from maws_composer.evaluation.suite import (
     read_words,
 )
 from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.parallel.leave import work_and_leave
 from maws_composer.parallel.precision import build_device, require_precision
 
 PATIENCE = 24 * 3600.0  # seconds that the other ranks wait while rank 0 trains probes
@@ -83,23 +80,7 @@ def conclude(
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then evaluate. Returns the exit code: 2 for mistakes in the configuration."""
-    if "--help" in arguments or "-h" in arguments:
-        print(__doc__)
-        return 0
-    printing = "--print" in arguments
-    config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
-    loaded = load_behind_gate(
-        config,
-        lambda: load_evaluation(config, overrides),
-        preflight=lambda loaded: None if printing else preflight(loaded),
-    )
-    if printing:
-        if dist.get_global_rank() == 0:
-            print(print_resolved(loaded))
-        return 0
-    return work_and_leave(config, lambda: evaluate(loaded))
+    return check_and_work(arguments, __doc__, load=load_evaluation, preflight=preflight, work=evaluate)
 
 
 if __name__ == "__main__":  # loader workers may import this file again

@@ -27,17 +27,15 @@ from composer.utils import dist
 from maws_composer.checkpoints.resume import Resume, is_finished, newest_checkpoint, require_same_results
 from maws_composer.checkpoints.run_folder import RunFolder, keep_config, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.config.command import check_and_work
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
-from maws_composer.config.rank_gate import load_behind_gate
 from maws_composer.config.run import device_microbatch_size
-from maws_composer.config.show import print_resolved
 from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
-from maws_composer.parallel.leave import work_and_leave
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.preflight import preflight
@@ -96,7 +94,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
             FiniteLoss(),
             LRMonitor(),
             *callbacks_of(stage),
-            preemption,  # before callbacks that take long
+            preemption,
             *build_all("callback", run.callbacks, run),
             checkpoints,
         ],
@@ -122,26 +120,16 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
-    if "--help" in arguments or "-h" in arguments:
-        print(__doc__)
-        return 0
-    printing = "--print" in arguments
-    config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(__doc__)
     warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
     world_size = dist.get_world_size()
     nodes = world_size // dist.get_local_world_size()
-    loaded = load_behind_gate(
-        config,
-        lambda: load_with_ours(config, overrides, world_size, nodes),
-        preflight=lambda loaded: None if printing else preflight(loaded, world_size, nodes),
+    return check_and_work(
+        arguments,
+        __doc__,
+        load=lambda config, overrides: load_with_ours(config, overrides, world_size, nodes),
+        preflight=lambda loaded: preflight(loaded, world_size, nodes),
+        work=train,
     )
-    if printing:
-        if dist.get_global_rank() == 0:
-            print(print_resolved(loaded))
-        return 0
-    return work_and_leave(config, lambda: train(loaded))
 
 
 if __name__ == "__main__":  # loader workers may import this file again

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -46,21 +45,3 @@ class SavedModel:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended
             dcp.load({_MODEL + name: tensor}, storage_reader=self._reader, planner=SafePlanner(), no_dist=True)
         return tensor
-
-
-def read_weights(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
-    """The model's tensors whose names begin with `prefix`, whole, on the CPU; optimizer states are not read.
-
-    Args:
-        checkpoint: as for SavedModel.
-        prefix: for example "mae.encoder."; it is cut off the names.
-
-    Raises:
-        KeyError: if there is no such tensor, naming what there is.
-    """
-    model = SavedModel(checkpoint)
-    wanted = [name for name in model.shapes if name.startswith(prefix)]
-    if not wanted:
-        modules = sorted({name.split(".")[0] for name in model.shapes})
-        raise KeyError(f"{checkpoint} has no weights named {prefix}*; it has {', '.join(modules)}")
-    return {name.removeprefix(prefix): model.read(name) for name in wanted}

@@ -74,7 +74,7 @@ def _read(folders: Sequence[Path]) -> list[_Run]:
 
 def _last(run: _Run) -> dict[str, float]:
     curves = {key: series(run.steps, key)[1] for key in evaluation_keys(run.steps)}
-    return {f"{readable(key)}": float(values[-1]) for key, values in curves.items() if len(values)}
+    return {readable(key): float(values[-1]) for key, values in curves.items() if len(values)}
 
 
 def _curves(runs: Sequence[_Run]) -> Iterator[str]:

@@ -95,11 +95,6 @@ class Preemption(Callback):
         self.owes_evaluation = state["owes_evaluation"]
 
 
-def is_leaving(state: State) -> bool:
-    """Whether the ranks have agreed to leave: what takes long, and can be done another time, is left out then."""
-    return any(isinstance(each, Preemption) and each.is_leaving for each in state.callbacks)
-
-
 def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoints) -> None:
     """Train to the end, or save what there is when the ranks agree to leave.
 

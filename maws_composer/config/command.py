@@ -1,0 +1,55 @@
+"""The frame of train.py and evaluate.py: check everything, then work; with --help or --print, say something instead."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from composer.utils import dist
+
+from maws_composer.config.load import Loaded
+from maws_composer.config.rank_gate import load_behind_gate
+from maws_composer.config.show import print_resolved
+from maws_composer.parallel.leave import work_and_leave
+
+Config = TypeVar("Config")
+
+
+def check_and_work(
+    arguments: Sequence[str],
+    manual: str | None,
+    load: Callable[[str, Sequence[str]], Loaded[Config]],
+    preflight: Callable[[Loaded[Config]], None],
+    work: Callable[[Loaded[Config]], None],
+) -> int:
+    """Load the YAML that the command line names, and work by it.
+
+    Args:
+        arguments: a YAML, overrides, and perhaps --print or --help.
+        manual: for --help.
+        load: from the YAML's path and the overrides; see `load_behind_gate`.
+        preflight: what else can be wrong; not looked at with --print.
+        work: on every rank.
+
+    Returns:
+        The exit code: 2 for mistakes in the configuration.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print(manual)
+        return 0
+    printing = "--print" in arguments
+    config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(manual)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
+    loaded = load_behind_gate(
+        config,
+        lambda: load(config, overrides),
+        preflight=lambda loaded: None if printing else preflight(loaded),
+    )
+    if printing:
+        if dist.get_global_rank() == 0:
+            print(print_resolved(loaded))
+        return 0
+    return work_and_leave(config, lambda: work(loaded))
