@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
-.PHONY: quickstart test test-all lint format bench clean
+.PHONY: quickstart test test-all faults lint format bench clean
 
 quickstart: $(INSTALLED) data/quickstart/val-labelled/dataset.json data/quickstart/pairs/kinds/dataset.json
 	@echo "1 of 4: MAE pre-pretraining"
@@ -56,6 +56,9 @@ test: $(INSTALLED) lint
 
 test-all: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults --fault-table benchmarks/faults.md
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

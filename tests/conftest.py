@@ -25,3 +25,4 @@ def runs(tmp_path: Path, images: Path) -> Runs:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-golden", action="store_true", help="write tests/golden/ anew")
+    parser.addoption("--fault-table", metavar="FILE", help="write the rows of tests/faults/ that were run as a table")

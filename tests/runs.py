@@ -75,9 +75,12 @@ Notify = Callable[[int, Path, Path], bool]
 class Runs:
     """Starts runs of one miniature recipe; what a test changes is given as overrides."""
 
-    def __init__(self, folder: Path, images: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, images: Path, environment: dict[str, str] | None = None, within: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
         self.environment = environment or {}
+        self.within = within  # a command that runs the launcher somewhere else
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(yaml.safe_dump(_recipe(images)))
 
@@ -115,6 +118,7 @@ class Runs:
                 if notify is not None:
                     wait_until(lambda: notify(process.pid, run_folder, log), process, timeout)
                 process.wait(timeout)
+                wait_for_ranks(process.pid, timeout)
         finally:
             for _, launcher in [*others, (log, process)]:
                 kill_session(launcher.pid)
@@ -146,7 +150,8 @@ class Runs:
     ) -> tuple[Path, subprocess.Popen[bytes]]:
         here = processes // nodes
         command = [
-            str(Path(sys.executable).parent / "composer"), "-n", str(here), "--world_size", str(processes),
+            *self.within, str(Path(sys.executable).parent / "composer"),
+            "-n", str(here), "--world_size", str(processes),
             "--node_rank", str(node), "--base_rank", str(node * here),
             "--master_addr", "127.0.0.1", "--master_port", str(port or free_port()),
             str(ROOT / "train.py"), str(config), f"save_folder={self.folder / name}", f"run_name={name}", *overrides,
@@ -187,6 +192,13 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen, timeout:
     while not happened():
         assert process.poll() is None and time.monotonic() < until, "the run ended, or hung, before that"
         time.sleep(0.02)
+
+
+def wait_for_ranks(launcher: int, timeout: float) -> None:
+    """Ranks may outlive a launcher that was ended, to save."""
+    until = time.monotonic() + timeout
+    while session(launcher) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def steps_done(run_folder: Path) -> int:

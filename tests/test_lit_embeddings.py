@@ -20,7 +20,8 @@ from maws_composer.weights.embedded import check_embeddings
 from tests.captioned import captions, write_captioned
 from tests.processes import ROOT
 from tests.runs import Finished, Runs
-from tests.test_training import RECORD_IDS, ids_per_batch
+from tests.samples import samples_of
+from tests.test_training import RECORD_IDS
 from tests.text_towers import write_text_tower
 from tests.weights.saved import autoencoder, save_run
 
@@ -99,7 +100,7 @@ def test_losses_and_samples_are_those_of_the_images_without_augmentation(lit: Ru
                  (images, from_embeddings)]  # fmt: skip
     assert len(evaluated[0]) == 2
     assert_allclose(evaluated[1], evaluated[0], rtol=1e-3)
-    assert ids_per_batch(lit.folder / "ids-i") == ids_per_batch(lit.folder / "ids-e")
+    assert samples_of(lit.folder / "ids-i") == samples_of(lit.folder / "ids-e")
 
 
 @pytest.mark.slow

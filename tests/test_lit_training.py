@@ -17,7 +17,8 @@ from maws_composer.models.sizes import SIZES
 from maws_composer.models.vit import VisionTransformer
 from tests.captioned import captions, write_captioned
 from tests.runs import Finished, Runs
-from tests.test_training import RECORD_IDS, ids_per_batch, same_curve
+from tests.samples import samples_of
+from tests.test_training import RECORD_IDS, same_curve
 from tests.text_towers import write_text_tower
 
 GLOBAL_BATCH = 16
@@ -90,7 +91,7 @@ def test_losing_half_of_the_processes_changes_neither_curve_nor_samples_nor_metr
     lit("cut", *recording(lit, "cut"), microbatches, "speed.sharding.shard=2", processes=2, kill_after=27)
     cut = lit("cut", *recording(lit, "cut"), "speed.device_train_microbatch_size=5", processes=1)
     same_curve(cut, whole)
-    before, after = (ids_per_batch(lit.folder / f"ids-{name}") for name in ("whole", "cut"))
+    before, after = (samples_of(lit.folder / f"ids-{name}") for name in ("whole", "cut"))
     assert set(before) == set(range(STEPS))
     assert all(Counter(before[step]) == Counter(after[step]) for step in before)
     for step, expected in zip(cut.steps, whole.steps, strict=True):

@@ -5,7 +5,6 @@ Real launchers, real processes, CPU and gloo. Losses are compared over 50 steps,
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from itertools import chain
@@ -17,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs, write_images
 from tests.s3_server import S3Server, rclone
+from tests.samples import samples_of
 
 RECORD_IDS = ("code_paths=[tests/plugins]",)
 STEPS_PER_EPOCH = IMAGES // GLOBAL_BATCH
@@ -68,7 +68,7 @@ def test_losing_half_of_the_processes_changes_neither_curve_nor_samples(whole: F
     runs("cut", *record, processes=2, kill_after=37)
     cut = runs("cut", *record, processes=1)
     same_curve(cut, whole)
-    batches = ids_per_batch(runs.folder / "ids")
+    batches = samples_of(runs.folder / "ids")
     first_epoch = Counter(chain.from_iterable(batches[step] for step in range(STEPS_PER_EPOCH)))
     assert set(first_epoch.values()) == {1} and len(first_epoch) == IMAGES  # every sample of the epoch exactly once
     assert set(batches) == set(range(50))
@@ -171,18 +171,6 @@ def tensorboard_steps(folder: Path, tag: str) -> list[int]:
     events = EventAccumulator(str(folder / "tensorboard" / folder.name))
     events.Reload()
     return sorted(event.step for event in events.Scalars(tag))
-
-
-def ids_per_batch(folder: Path) -> dict[int, list[str]]:
-    """Sample ids of each global batch, the last time that it was trained on."""
-    launches: dict[int, dict[int, list[str]]] = {}
-    for file in sorted(folder.glob("ids-rank*.jsonl")):
-        for line in file.read_text().splitlines():
-            entry = json.loads(line)
-            parts = launches.setdefault(entry["batch"], {})
-            parts.setdefault(entry["world_size"], []).extend(entry["ids"])
-    # The run was cut from two processes to one: of a batch done by both, the last launch counts.
-    return {batch: parts[min(parts)] for batch, parts in launches.items()}
 
 
 def test_a_typo_is_told_once_and_whole_and_nothing_is_trained(runs: Runs) -> None:

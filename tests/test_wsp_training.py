@@ -12,7 +12,8 @@ import yaml
 
 from tests.labelled import long_tailed, write_labelled
 from tests.runs import Finished, Runs
-from tests.test_training import RECORD_IDS, ids_per_batch, same_curve
+from tests.samples import samples_of
+from tests.test_training import RECORD_IDS, same_curve
 
 GLOBAL_BATCH = 16
 STEPS = 50
@@ -82,7 +83,7 @@ def test_losing_half_of_the_processes_changes_neither_curve_nor_samples_nor_metr
     wsp("cut", *recording(wsp, "cut"), microbatches, processes=2, kill_after=30)
     cut = wsp("cut", *recording(wsp, "cut"), processes=1)
     same_curve(cut, whole)
-    before, after = (ids_per_batch(wsp.folder / f"ids-{name}") for name in ("whole", "cut"))
+    before, after = (samples_of(wsp.folder / f"ids-{name}") for name in ("whole", "cut"))
     assert set(before) == set(range(STEPS))
     assert all(Counter(before[step]) == Counter(after[step]) for step in before)
     drawn = Counter(chain.from_iterable(before[step] for step in range(IMAGES // GLOBAL_BATCH)))

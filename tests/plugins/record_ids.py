@@ -1,6 +1,8 @@
 """A user's own callback, as in the README: writes down which samples each rank trains on."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 from composer.core import Callback, State
@@ -26,7 +28,11 @@ class RecordIds(Callback):
     def batch_start(self, state: State, logger: Logger) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         assert len(state.batch["id"]) * dist.get_world_size() == self.global_batch
-        batch = int(state.timestamp.batch)
-        entry = {"batch": batch, "ids": list(state.batch["id"]), "world_size": dist.get_world_size()}
+        entry = {
+            "batch": int(state.timestamp.batch),
+            "ids": list(state.batch["id"]),
+            "launch": f"{os.environ.get('MASTER_PORT')}-{dist.get_world_size()}",  # the same on all ranks
+            "time": time.monotonic(),
+        }
         with (self.folder / f"ids-rank{dist.get_global_rank()}.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")

@@ -24,4 +24,5 @@ class SleepAt(Callback):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         if int(state.timestamp.batch) == self.batch:
+            print(f"sleeping before step {self.batch}", flush=True)
             time.sleep(self.seconds)

@@ -1,0 +1,49 @@
+"""A disk of its own for a run, which can be made full or read-only: tmpfs in a namespace, without being root."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def namespaces() -> bool:
+    """Whether this machine lets its users make them."""
+    return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
+
+
+class SmallDisk:
+    """Mounted at `folder`, for those that `within` runs; everybody else sees it as `seen`.
+
+    Args:
+        folder: empty.
+        size: in bytes.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        folder.mkdir()
+        mount = f"mount -t tmpfs -o size={size} tmpfs '{folder}' && echo && exec sleep 3600"
+        self._holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE)
+        assert self._holder.stdout is not None and self._holder.stdout.readline(), "the disk was not mounted"
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """A command that runs another one where the disk is."""
+        return ("nsenter", "--preserve-credentials", "-U", "-m", f"--target={self._holder.pid}", f"--wd={Path.cwd()}")
+
+    @property
+    def seen(self) -> Path:
+        return Path(f"/proc/{self._holder.pid}/root{self.folder}")
+
+    def remount(self, options: str) -> None:
+        """For example `ro`, or `size=8m`."""
+        subprocess.run([*self.within, "mount", "-o", f"remount,{options}", str(self.folder)], check=True)
+
+    def __enter__(self) -> SmallDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder.kill()
+        self._holder.wait()

@@ -1,0 +1,23 @@
+"""The command is not the same any more."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.matrix import Row
+from tests.runs import Finished, Runs
+
+
+@pytest.mark.slow
+@pytest.mark.fault("a key changed that has no effect on results (`speed.workers`, `save_interval`)", "goes on")
+def test_harmless_key(whole: Finished, runs: Runs, row: Row) -> None:
+    runs("cut", *row.recording, kill_after=15)
+    row.same_run(runs("cut", *row.recording, "speed.workers=1", "save_interval=7ba"), whole)
+
+
+@pytest.mark.fault("a key changed that has one (`optimizer.base_lr`)", "refused, by name, unless told otherwise")
+def test_harmful_key(whole: Finished, runs: Runs, row: Row) -> None:
+    runs("cut", *row.recording, kill_after=15)
+    refused = runs("cut", *row.recording, "optimizer.base_lr=0.03")
+    row.error(refused, "was 0.02 when ep0-ba10 was saved, is now 0.03")
+    row.same_run(runs("cut", *row.recording), whole)
