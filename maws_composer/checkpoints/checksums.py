@@ -16,7 +16,7 @@ from pathlib import Path
 
 from composer.utils import dist
 
-from maws_composer.checkpoints.completeness import Checkpoint, RunPath
+from maws_composer.checkpoints.completeness import Checkpoint, RunPath, in_bytes
 from maws_composer.checkpoints.ranges import open_ranged
 
 Progress = Callable[[int], object]
@@ -84,7 +84,7 @@ def find_damage_together(folder: Path, checkpoint: Checkpoint, is_shared: bool) 
     damage = sorted({what for found in dist.all_gather_object(mine) for what in found})
     if checkpoint.checksums:
         seconds = time.monotonic() - began
-        log.info("checked every byte of %s: %.2f GB in %.1f s", folder.name, checkpoint.size / 1e9, seconds)
+        log.info("checked every byte of %s: %s in %.2f s", folder.name, in_bytes(checkpoint.size), seconds)
     else:
         log.info("%s was saved before there were checksums: its sizes are right, its bytes are taken on trust", folder)
     return damage

@@ -83,6 +83,11 @@ def checkpoint_name(epoch: int, batch: int) -> str:
     return f"ep{epoch}-ba{batch}"
 
 
+def in_bytes(count: float) -> str:
+    """A number of bytes for people: "11.1 MB"."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def write_marker(
     folder: Path,
     files: Mapping[str, int],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from maws_composer.checkpoints.checksums import find_damage
-from maws_composer.checkpoints.completeness import Checkpoint, PassedOver, read_newest_first
+from maws_composer.checkpoints.completeness import Checkpoint, PassedOver, in_bytes, read_newest_first
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.problems import ConfigError, Problem
 
@@ -73,7 +73,7 @@ def _row(found: Found, wrong: dict[str, str] | None) -> tuple[str, ...]:
     saved = (found.time or "-").replace("T", " ").replace("+00:00", " UTC")
     processes = str(found.world_size or "-")
     return (
-        *(found.name, f"{found.batch:,}", f"{found.samples:,}", f"{found.size / 1e6:,.1f} MB", saved, processes),
+        *(found.name, f"{found.batch:,}", f"{found.samples:,}", in_bytes(found.size), saved, processes),
         *(found.torch or "-", found.composer or "-", _verdict(found, wrong)),
     )
 

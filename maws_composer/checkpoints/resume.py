@@ -21,7 +21,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from tqdm import tqdm
 
 from maws_composer.checkpoints.checksums import find_damage_together
-from maws_composer.checkpoints.completeness import MARKER, Checkpoint, read_checkpoint, read_newest_first
+from maws_composer.checkpoints.completeness import MARKER, Checkpoint, in_bytes, read_checkpoint, read_newest_first
 from maws_composer.checkpoints.run_folder import RunFolder, open_path
 from maws_composer.checkpoints.safe_reading import SafePlanner, SafeReader
 from maws_composer.config.check import show
@@ -108,7 +108,7 @@ def _is_copy(here: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _download(checkpoint: Checkpoint, target: Path) -> None:
-    log.info("downloading %s (%.1f MB)", checkpoint.folder, checkpoint.size / 1e6)
+    log.info("downloading %s (%s)", checkpoint.folder, in_bytes(checkpoint.size))
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from maws_composer.checkpoints.completeness import RunPath
+from maws_composer.checkpoints.completeness import RunPath, in_bytes
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.durations import parse_duration, samples
 from maws_composer.config.problems import ConfigError, Problem
@@ -53,12 +53,12 @@ def _local_problems(key: str, folder: Path, one: int, all_of_them: int, why: str
     if not disk.total:  # some file systems do not say
         return []
     if disk.free < one:
-        message = f"a checkpoint takes {_gigabytes(one)} in {folder}, {_gigabytes(disk.free)} are free; make room there"
+        message = f"a checkpoint takes {in_bytes(one)} in {folder}, {in_bytes(disk.free)} are free; make room there"
         return [Problem(key, f"{message}, or name another folder")]
     if disk.free < all_of_them:
         log.warning(
             "%s: checkpoints will take %s more in %s (%s), %s are free",
-            *(key, _gigabytes(all_of_them), folder, why, _gigabytes(disk.free)),
+            *(key, in_bytes(all_of_them), folder, why, in_bytes(disk.free)),
         )
     return []
 
@@ -84,7 +84,3 @@ def _kept_for_good(run: Run) -> int:
 
 def _size(folder: RunPath) -> int:
     return sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB"

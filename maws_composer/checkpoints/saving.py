@@ -12,7 +12,7 @@ from composer.core import State
 from composer.loggers import Logger
 from composer.utils import dist as composer_dist
 
-from maws_composer.checkpoints.completeness import RunPath
+from maws_composer.checkpoints.completeness import RunPath, in_bytes
 from maws_composer.checkpoints.retention import abort_cut_off_uploads, drop_older_copies, retire
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.under_way import UnderWay
@@ -79,6 +79,8 @@ class ShardedCheckpoints(CheckpointSaver):
 
     def close(self, state: State, logger: Logger) -> None:
         self._under_way.close()
+        if self._uploader is not None:
+            self._uploader.close()
 
     def settle(self) -> None:
         """Wait for the checkpoint that is under way, if there is one. A collective.
@@ -169,6 +171,6 @@ class ShardedCheckpoints(CheckpointSaver):
 
 def _announce(saved: Saved, began: float, waited: float | None = None) -> None:
     seconds = time.monotonic() - began
-    megabytes = sum(saved.files.values()) / 1e6
+    size = in_bytes(sum(saved.files.values()))
     meanwhile = "" if waited is None else f"; training waited for {waited:.2f} s"
-    log.info("saved %s: %.1f MB in %.1f s%s", saved.folder, megabytes, seconds, meanwhile)
+    log.info("saved %s: %s in %.1f s%s", saved.folder, size, seconds, meanwhile)

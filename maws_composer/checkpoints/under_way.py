@@ -90,7 +90,6 @@ class UnderWay:
         """
         if self._writing is None:
             return True
-        wait([self._writing], max(until - time.monotonic(), 0))
         writing, self._writing = self._writing, None
         wait([writing], max(until - time.monotonic(), 0))
         outcomes = on_every_rank(lambda: (writing.done(), writing.exception() if writing.done() else None), self._group)
@@ -103,8 +102,6 @@ class UnderWay:
         """Leave half a minute to what is being written: what would be lost can be many minutes of training."""
         if self._writing is not None:
             wait([self._writing], _FAREWELL)
-        if self._uploader is not None:
-            self._uploader.close()
 
     @property
     def _has_ended(self) -> bool:
@@ -125,6 +122,7 @@ class UnderWay:
 
 def _work(future: Future[None], write: Callable[[], None]) -> None:
     try:
-        future.set_result(write())
+        write()
+        future.set_result(None)
     except BaseException as error:
         future.set_exception(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -26,7 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, Replicate
 
 from maws_composer.checkpoints.checksums import checksum
-from maws_composer.checkpoints.completeness import checkpoint_name, write_marker
+from maws_composer.checkpoints.completeness import MARKER, checkpoint_name, in_bytes, write_marker
 from maws_composer.parallel.agree import on_every_rank
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class CheckpointWriter:
             owes_evaluation: for the marker.
 
         Raises:
-            SaveError: what was written of it is gone.
+            SaveError: what was written of it is gone, so that there is room for metrics and status.
         """
         try:
             dcp.save(
@@ -123,7 +124,7 @@ class CheckpointWriter:
             )
             return self._declare_complete(draft, owes_evaluation)
         except (CheckpointException, Exception) as error:  # torch's is no Exception
-            if self._keeps_house:
+            if self._keeps_house and not (draft.folder / MARKER).exists():
                 shutil.rmtree(draft.folder, ignore_errors=True)
             raise _save_error(draft.folder, _cause(error), self._needed) from error
 
@@ -210,12 +211,13 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _save_error(folder: Path, error: BaseException, needed: int) -> SaveError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
-    lacks_room = getattr(error, "errno", None) in _NO_ROOM or free < needed
-    cure = "make room there, or lower save_num_checkpoints_to_keep" if lacks_room else "see that it can be written to"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and free < needed:
+        number = errno.ENOSPC  # torch's writer says of a full disk that it is at an unexpected position
+    reason = os.strerror(number).lower() if number else repr(error)
+    cure = "make room there, or lower save_num_checkpoints_to_keep; " if number in _NO_ROOM else ""
     return SaveError(
-        f"{folder} could not be saved: {reason[0].lower()}{reason[1:]}. {needed / 1e6:,.1f} MB were to be written, "
-        f"{free / 1e6:,.1f} MB are free. The checkpoints before it are whole; {cure}, then the same command goes on "
-        "from the newest"
+        f"{folder} could not be saved: {reason}. {in_bytes(needed)} were to be written, {in_bytes(free)} are free. "
+        f"The checkpoints before it are whole; {cure}the same command goes on from the newest"
     )

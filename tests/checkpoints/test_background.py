@@ -14,10 +14,21 @@ from torch.distributed.checkpoint.metadata import Metadata
 from maws_composer.checkpoints.checksums import find_damage
 from maws_composer.checkpoints.completeness import Checkpoint, read_newest_first
 from maws_composer.checkpoints.safe_reading import SafeReader
+from tests.processes import run_ranks
 from tests.runs import Finished, Runs, ranks, steps_done
 
 SHORT = ("max_duration=480sp", "save_interval=10ba", "code_paths=[tests/plugins]")
 SLOW = (*SHORT, "callbacks.slow_disk.seconds=3")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Finished:
+    """30 steps, saved in the background; after ten of them Composer saves too, to `theirs`."""
+    folder = tmp_path_factory.mktemp("whole")
+    saving = f"callbacks.save_as_composer={{batch: 10, folder: {folder / 'theirs'}}}"
+    finished = Runs(folder, images)("whole", *SHORT, saving, processes=2)
+    assert finished.code == 0, finished.output
+    return finished
 
 
 def whole_ones(finished: Finished) -> list[int]:
@@ -31,16 +42,12 @@ def whole_ones(finished: Finished) -> list[int]:
     return sorted(batches)
 
 
-def test_what_is_written_is_what_composer_writes(runs: Runs, tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
-    saving = ("callbacks.save_as_composer.batch=10", f"callbacks.save_as_composer.folder={theirs}")
-    ours = runs("ours", *SHORT, *saving, processes=2)
-    assert ours.code == 0, ours.output
-    assert whole_ones(ours) == [10, 20, 30]
-    ours_at_10 = ours.folder / "checkpoints" / "ep0-ba10"
+def test_what_is_written_is_what_composer_writes(whole: Finished) -> None:
+    assert whole_ones(whole) == [10, 20, 30]
+    ours, theirs = whole.folder / "checkpoints" / "ep0-ba10", whole.folder.parent / "theirs" / "ep0-ba10"
     for shard in ("__0_0.distcp", "__1_0.distcp"):
-        assert (ours_at_10 / shard).read_bytes() == (theirs / "ep0-ba10" / shard).read_bytes()
-    assert entries(ours_at_10) == entries(theirs / "ep0-ba10")
+        assert (ours / shard).read_bytes() == (theirs / shard).read_bytes()
+    assert entries(ours) == entries(theirs)
 
 
 def entries(checkpoint: Path) -> tuple:
@@ -48,18 +55,26 @@ def entries(checkpoint: Path) -> tuple:
     return metadata.state_dict_metadata, metadata.storage_data
 
 
-def test_training_goes_on_while_a_slow_disk_writes_one_checkpoint_at_a_time(runs: Runs) -> None:
-    reference = runs("reference", *SHORT, "save_async=false", processes=2)
-    assert "training waited" not in reference.output
+def test_training_goes_on_while_a_slow_disk_writes_one_checkpoint_at_a_time(whole: Finished, runs: Runs) -> None:
     slow = runs("slow", *SLOW, processes=2)
     assert slow.code == 0, slow.output
-    assert whole_ones(slow) == [10, 20, 30] == whole_ones(reference)
-    assert slow.losses == reference.losses
+    assert whole_ones(slow) == [10, 20, 30]
+    assert slow.losses == whole.losses
     saved = re.findall(r"saved \S+: [\d.]+ MB in ([\d.]+) s; training waited for ([\d.]+) s", slow.output)
     assert len(saved) == 3
     for seconds, waited in saved:
-        assert float(seconds) > 3 and float(waited) < 2
+        assert float(seconds) > 3 > float(waited)
     assert "waiting for the checkpoint that is being saved" in slow.output  # the last one
+
+
+@pytest.mark.slow
+def test_while_training_waits_the_same_is_saved(whole: Finished, runs: Runs) -> None:
+    waiting = runs("waiting", *SHORT, "save_async=false", processes=2)
+    assert waiting.code == 0 and "training waited" not in waiting.output
+    assert waiting.losses == whole.losses
+    for shard in ("__0_0.distcp", "__1_0.distcp"):
+        ours, theirs = (finished.folder / "checkpoints" / "ep0-ba20" / shard for finished in (waiting, whole))
+        assert ours.stat().st_size == theirs.stat().st_size
 
 
 def test_a_notice_waits_for_the_checkpoint_under_way_and_saves_its_own(runs: Runs) -> None:
@@ -79,6 +94,12 @@ def test_an_error_in_training_does_not_cost_the_checkpoint_under_way(runs: Runs)
     failed = runs("failed", *SLOW, "callbacks.fail_at={batch: 12, rank: 1}", processes=2)
     assert failed.code != 0 and "as the test wants it" in failed.output
     assert whole_ones(failed) == [10]
+
+
+def test_what_fails_on_one_rank_is_raised_on_all_at_the_same_step() -> None:
+    first, second = run_ranks(Path(__file__).parent / "looking.py", {}, world_size=2)
+    assert first["step"] == second["step"] > 0
+    assert first["said"] == second["said"] == "the disk of rank 1 is full"
 
 
 @pytest.mark.slow
