@@ -87,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="of several runs: the page (default: comparison.html)")
     report.set_defaults(run=_report)
 
+    checkpoints = commands.add_parser(
+        "checkpoints", help="what a run has saved; with --verify, whether it is undamaged"
+    )
+    checkpoints.add_argument("run_folder", metavar="RUN", help="a run's folder, local or in object storage")
+    checkpoints.add_argument("names", nargs="*", metavar="NAME", help="such as ep0-ba1000 (default: all of them)")
+    checkpoints.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every byte; exit code 1 if one is damaged that claims to be complete",
+    )
+    checkpoints.set_defaults(run=_checkpoints)
+
     export = commands.add_parser("export", help="a run's weights for timm, Hugging Face or as the released MAWS files")
     export.add_argument(
         "source", metavar="RUN", help="a run, a checkpoint or other weights, local or in object storage"
@@ -187,6 +199,15 @@ def _report(options: argparse.Namespace) -> None:
         raise ConfigError([Problem("--out", "is for several runs; the page of one is its report.html")])
     else:
         print(write_report(options.run_folders[0], options.evaluations))
+
+
+def _checkpoints(options: argparse.Namespace) -> int:
+    from maws_composer.checkpoints.listing import describe, find_checkpoints, verify
+
+    found = find_checkpoints(options.run_folder, options.names)
+    wrong = verify(found) if options.verify else None
+    print(describe(found, wrong))
+    return 1 if wrong else 0
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -73,14 +73,21 @@ Notify = Callable[[int, Path, Path], bool]
 
 
 class Runs:
-    """Starts runs of one miniature recipe; what a test changes is given as overrides."""
+    """Starts runs of one miniature recipe; what a test changes is given as overrides.
+
+    Args:
+        folder: of the runs.
+        images: see `write_images`.
+        environment: more of it.
+        inside: a command that runs its arguments, and stands before the launcher.
+    """
 
     def __init__(
-        self, folder: Path, images: Path, environment: dict[str, str] | None = None, within: tuple[str, ...] = ()
+        self, folder: Path, images: Path, environment: dict[str, str] | None = None, inside: tuple[str, ...] = ()
     ) -> None:
         self.folder = folder
+        self.inside = inside
         self.environment = environment or {}
-        self.within = within  # a command that runs the launcher somewhere else
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(yaml.safe_dump(_recipe(images)))
 
@@ -150,8 +157,8 @@ class Runs:
     ) -> tuple[Path, subprocess.Popen[bytes]]:
         here = processes // nodes
         command = [
-            *self.within, str(Path(sys.executable).parent / "composer"),
-            "-n", str(here), "--world_size", str(processes),
+            *self.inside,
+            str(Path(sys.executable).parent / "composer"), "-n", str(here), "--world_size", str(processes),
             "--node_rank", str(node), "--base_rank", str(node * here),
             "--master_addr", "127.0.0.1", "--master_port", str(port or free_port()),
             str(ROOT / "train.py"), str(config), f"save_folder={self.folder / name}", f"run_name={name}", *overrides,

@@ -1,7 +1,8 @@
 """A checkpoint is complete, or it does not exist.
 
-`complete.json`, written last, names every file with its size. A folder without it, or one whose files do not agree
-with it, was cut off by a kill, a full disk or a broken upload, and is passed over.
+`complete.json`, written last, names every file with its size and checksum, and says what wrote them. A folder without
+it, or one whose files do not agree with it, was cut off by a kill, a full disk or a broken upload, and is passed over.
+Sizes are looked at here; what the bytes are is for `checksums`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cloudpathlib import CloudPath
 
@@ -23,7 +26,7 @@ _NAME = re.compile(r"ep(\d+)-ba(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint.
+    """A complete checkpoint. What older versions did not write down is None, or empty.
 
     Attributes:
         folder: path or URL.
@@ -31,6 +34,10 @@ class Checkpoint:
         samples: samples seen.
         files: names and sizes in bytes.
         owes_evaluation: an evaluation was cut off after its last step.
+        checksums: names and CRC-32, as eight hexadecimal digits.
+        time: when it was saved, in ISO 8601.
+        world_size: by how many processes.
+        torch, composer: by which versions.
     """
 
     folder: str
@@ -38,18 +45,37 @@ class Checkpoint:
     samples: int
     files: dict[str, int]
     owes_evaluation: bool = False
+    checksums: dict[str, str] = field(default_factory=dict)
+    time: str | None = None
+    world_size: int | None = None
+    torch: str | None = None
+    composer: str | None = None
 
     @property
     def name(self) -> str:
         return self.folder.rstrip("/").rpartition("/")[2]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A folder that looks like a checkpoint, and why it is none."""
+    """A folder that looks like a checkpoint, and is none.
+
+    Attributes:
+        folder: path or URL.
+        batch: which its name says.
+        reason: why it is none.
+        was_cut_off: it has no marker, so that it never was one; any other has been damaged since.
+    """
 
     folder: str
+    batch: int
     reason: str
+    was_cut_off: bool = False
 
 
 def checkpoint_name(epoch: int, batch: int) -> str:
@@ -57,16 +83,30 @@ def checkpoint_name(epoch: int, batch: int) -> str:
     return f"ep{epoch}-ba{batch}"
 
 
+def in_bytes(count: float) -> str:
+    """A number of bytes for people: "11.1 MB"."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def write_marker(
-    folder: Path, files: dict[str, int], *, samples: int, world_size: int, owes_evaluation: bool = False
+    folder: Path,
+    files: Mapping[str, int],
+    *,
+    samples: int,
+    world_size: int,
+    owes_evaluation: bool = False,
+    checksums: Mapping[str, str] | None = None,
 ) -> None:
     """Declare a local checkpoint complete: atomically, and only once it is really on the disk."""
     about = {
-        "files": files,
+        "files": dict(files),
+        "crc32": dict(checksums or {}),
         "samples": samples,
         "owes_evaluation": owes_evaluation,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "world_size": world_size,
         "torch": version("torch"),
+        "composer": version("mosaicml"),
     }
     partial = folder / (MARKER + ".partial")
     with partial.open("w") as file:
@@ -105,16 +145,30 @@ def read_checkpoint(folder: RunPath) -> Checkpoint | PassedOver:
 def _read(folder: RunPath, batch: int) -> Checkpoint | PassedOver:
     try:
         marker = json.loads((folder / MARKER).read_text())
-        files, samples = dict(marker["files"]), int(marker["samples"])
+        checkpoint = _checkpoint(folder, batch, marker)
     except FileNotFoundError:
-        return PassedOver(str(folder), f"it has no {MARKER}: saving or uploading it was cut off")
+        reason = f"it has no {MARKER}: saving or uploading it was cut off"
+        return PassedOver(str(folder), batch, reason, was_cut_off=True)
     except (ValueError, KeyError, TypeError):
-        return PassedOver(str(folder), f"its {MARKER} is not readable")
+        return PassedOver(str(folder), batch, f"its {MARKER} is not readable")
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    for name, size in files.items():
+    for name, size in checkpoint.files.items():
         if os.path.basename(name) != name:
-            return PassedOver(str(folder), f"{MARKER} names {name!r}, which is outside of the folder")
+            return PassedOver(str(folder), batch, f"{MARKER} names {name!r}, which is outside of the folder")
         if sizes.get(name) != size:
             found = "is missing" if name not in sizes else f"has {sizes[name]:,} bytes"
-            return PassedOver(str(folder), f"{name} {found}; {size:,} bytes were written")
-    return Checkpoint(str(folder), batch, samples, files, bool(marker.get("owes_evaluation")))
+            return PassedOver(str(folder), batch, f"{name} {found}; {size:,} bytes were written")
+    return checkpoint
+
+
+def _checkpoint(folder: RunPath, batch: int, marker: Mapping[str, Any]) -> Checkpoint:
+    files = dict(marker["files"])
+    return Checkpoint(
+        str(folder),
+        batch,
+        int(marker["samples"]),
+        files,
+        bool(marker.get("owes_evaluation")),
+        {name: checksum for name, checksum in marker.get("crc32", {}).items() if name in files},
+        **{name: marker.get(name) for name in ("time", "world_size", "torch", "composer")},
+    )

@@ -70,7 +70,7 @@ class _RangedFile(io.RawIOBase):
 
 
 @cache
-def _s3_client(endpoint: str | None) -> Any:
+def s3_client(endpoint: str | None) -> Any:
     """For all threads, which boto3 allows. Some servers send the whole file's checksum with a part of it."""
     import boto3  # type: ignore[import-untyped]
     from botocore.config import Config  # type: ignore[import-untyped]
@@ -85,7 +85,7 @@ def _request(path: CloudPath, offset: int, length: int) -> bytes:
     What gs:// and az:// are asked for is tested, but not run by us against the providers themselves.
     """
     if isinstance(path, S3Path):
-        client, part = _s3_client(os.environ.get("S3_ENDPOINT_URL")), f"bytes={offset}-{offset + length - 1}"
+        client, part = s3_client(os.environ.get("S3_ENDPOINT_URL")), f"bytes={offset}-{offset + length - 1}"
         return client.get_object(Bucket=path.bucket, Key=path.key, Range=part)["Body"].read()
     if isinstance(path, GSPath):
         blob = path.client.client.bucket(path.bucket).blob(path.blob)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from composer.utils import dist
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from tqdm import tqdm
 
-from maws_composer.checkpoints.completeness import MARKER, Checkpoint, newest_complete
+from maws_composer.checkpoints.checksums import find_damage_together
+from maws_composer.checkpoints.completeness import MARKER, Checkpoint, in_bytes, read_checkpoint, read_newest_first
 from maws_composer.checkpoints.run_folder import RunFolder, open_path
 from maws_composer.checkpoints.safe_reading import SafePlanner, SafeReader
 from maws_composer.config.check import show
@@ -52,44 +55,60 @@ class ResumePoint:
 
 
 def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
-    """The newest complete checkpoint of the run: chosen once for all ranks, downloaded once per node. A collective."""
-    checkpoint = on_rank_zero(lambda: _find_newest(run_folder))
-    if checkpoint is None:
-        return None
-    here = run_folder.checkpoints / checkpoint.name
-    if "://" in checkpoint.folder:
-        once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here))
-    return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
+    """The newest checkpoint of the run that is complete, and whole to the last byte. A collective.
+
+    Chosen once for all ranks, downloaded once per node; reading it is shared out. What is passed over stays, and is
+    named in the log with the reason.
+    """
+    candidates = _newest_first(run_folder) if dist.get_global_rank() == 0 else iter(())
+    while (checkpoint := on_rank_zero(lambda: next(candidates, None))) is not None:
+        here = run_folder.checkpoints / checkpoint.name
+        damage = _bring(checkpoint, here) if "://" in checkpoint.folder else _check(checkpoint, here, run_folder)
+        if not damage:
+            return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
+        log.warning("passed over %s: %s", checkpoint.folder, "; ".join(damage))
+    log.info("%s has no complete checkpoint: starting at sample 0", run_folder.url)
+    return None
 
 
-def _find_newest(run_folder: RunFolder) -> Checkpoint | None:
-    """Says which it is, and why newer ones were passed over.
+def _newest_first(run_folder: RunFolder) -> Iterator[Checkpoint]:
+    """The complete ones; says why others were passed over.
 
     For a run in object storage a local copy counts too, where one node holds all of it: it may not be uploaded yet.
     """
     places = [run_folder.home / "checkpoints"]
     if run_folder.is_remote and dist.get_world_size() == dist.get_local_world_size():
         places.append(run_folder.checkpoints)
-    best: Checkpoint | None = None
-    for place in places:
-        newest, passed_over = newest_complete(place)
-        for broken in passed_over:
-            log.warning("passed over %s: %s", broken.folder, broken.reason)
-        if newest is not None and (best is None or newest.batch > best.batch):
-            best = newest
-    if best is None:
-        log.info("%s has no complete checkpoint: starting at sample 0", run_folder.url)
-    return best
+    for found in heapq.merge(*map(read_newest_first, places), key=lambda found: -found.batch):
+        if isinstance(found, Checkpoint):
+            yield found
+        else:
+            log.warning("passed over %s: %s", found.folder, found.reason)
+
+
+def _check(checkpoint: Checkpoint, here: Path, run_folder: RunFolder) -> list[str]:
+    return find_damage_together(here, checkpoint, is_shared=not run_folder.is_remote)
+
+
+def _bring(checkpoint: Checkpoint, here: Path) -> list[str]:
+    """Download what this node has not from before, or has damaged; returns what is damaged all the same."""
+    once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here))
+    damage = find_damage_together(here, checkpoint, is_shared=False)
+    if damage:
+        log.warning("downloading %s again: %s", checkpoint.name, "; ".join(damage))
+        once_per_node(lambda: _download(checkpoint, here))
+        damage = find_damage_together(here, checkpoint, is_shared=False)
+    return damage
 
 
 def _is_copy(here: Path, checkpoint: Checkpoint) -> bool:
     """Whether this node still has the checkpoint from before."""
-    newest, _ = newest_complete(here.parent)
-    return newest is not None and newest.name == checkpoint.name and newest.files == checkpoint.files
+    found = read_checkpoint(here)
+    return isinstance(found, Checkpoint) and (found.files, found.checksums) == (checkpoint.files, checkpoint.checksums)
 
 
 def _download(checkpoint: Checkpoint, target: Path) -> None:
-    log.info("downloading %s (%.1f MB)", checkpoint.folder, sum(checkpoint.files.values()) / 1e6)
+    log.info("downloading %s (%s)", checkpoint.folder, in_bytes(checkpoint.size))
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -38,16 +38,17 @@ class Uploader:
 
     Attributes:
         seconds: that the last upload took; 0 before the first.
+        error: that ended one.
     """
 
     seconds = 0.0
+    error: BaseException | None = None
 
     def __init__(self, home: str, patience: float) -> None:
         self._home = home
         self._patience = patience
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._error: BaseException | None = None
 
     def start(self, work: Callable[[CloudPath], None]) -> None:
         """Run `work(home)` in the thread. One at a time: call `wait` before the next."""
@@ -55,17 +56,13 @@ class Uploader:
         self._thread = threading.Thread(target=self._run, args=(work,), name="upload", daemon=True)
         self._thread.start()
 
-    def check(self) -> None:
-        """Raise what an upload raised.
-
-        Raises:
-            UploadError: see the class.
-        """
-        if self._error is not None:
-            raise self._error
+    @property
+    def is_busy(self) -> bool:
+        """Whether an upload is under way."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wait(self, until: float | None = None) -> bool:
-        """Wait for the upload under way, saying so, and raise what it raised.
+        """Wait for the upload under way, and raise what it raised.
 
         Args:
             until: time.monotonic() at which to wait no longer.
@@ -73,11 +70,15 @@ class Uploader:
         Returns:
             Whether it has ended.
         """
-        if self._thread is not None and self._thread.is_alive():
-            log.info("waiting for a checkpoint's upload to %s", self._home)
-            self._thread.join(None if until is None else max(until - time.monotonic(), 0))
-        self.check()
-        return self._thread is None or not self._thread.is_alive()
+        self.join(None if until is None else max(until - time.monotonic(), 0))
+        if self.error is not None:
+            raise self.error
+        return not self.is_busy
+
+    def join(self, seconds: float | None) -> None:
+        """Wait for the upload under way, whatever comes of it."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def close(self) -> None:
         """Give up what is under way: nothing incomplete is declared complete by that."""
@@ -120,7 +121,7 @@ class Uploader:
             work(home)
             self.seconds = time.monotonic() - began
         except BaseException as error:
-            self._error = error
+            self.error = error
 
 
 def insist(action: Callable[[], Result], what: str, patience: float, stop: threading.Event | None = None) -> Result:

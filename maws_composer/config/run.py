@@ -56,6 +56,7 @@ class Run:
         save_interval: time between checkpoints.
         save_num_checkpoints_to_keep: how many of the newest are kept.
         save_keep_every: checkpoints at multiples of it are kept for good. Null: none.
+        save_async: write checkpoints while training goes on, from a copy of weights and moments in host memory.
         preemption: how a notice is heard that this machine will be taken away.
         storage_patience: seconds that object storage may be away before the run stops, resumable.
         eval_interval: time between evaluations.
@@ -85,6 +86,7 @@ class Run:
     save_interval: Interval = "1000ba"
     save_num_checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     save_keep_every: Interval | None = None
+    save_async: bool = True
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     storage_patience: Annotated[float, Field(gt=0)] = 1800.0
     eval_interval: Interval = "1000ba"

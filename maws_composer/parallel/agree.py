@@ -31,11 +31,24 @@ def on_rank_zero(action: Callable[[], Result]) -> Result:
 
 def once_per_node(action: Callable[[], None]) -> None:
     """Do `action` on each node's local rank 0; every rank raises if one of them did."""
-    error = _attempt(action)[1] if composer_dist.get_local_rank() == 0 else None
-    errors: list[Exception | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, error)
-    for failed in filter(None, errors):
-        raise failed
+    on_every_rank(lambda: action() if composer_dist.get_local_rank() == 0 else None)
+
+
+def on_every_rank(action: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
+    """Do `action` on every rank; every rank returns all results, or raises what the first rank that failed raised.
+
+    Results travel between processes, so they have to be picklable.
+
+    Args:
+        action: may differ between ranks.
+        group: of all ranks. Null: the default one, which on GPUs is not for a thread in the background.
+    """
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(outcomes, _attempt(action), group=group)
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for result, _ in outcomes]
 
 
 def _attempt(action: Callable[[], Any]) -> list[Any]:

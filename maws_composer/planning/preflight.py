@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from maws_composer.checkpoints.room import check_room
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
-    """Look at model, memory and data, in one process of a node, before processes are joined.
+    """Look at model, memory, data and disk, in one process of a node, before processes are joined.
 
     Raises:
         ConfigError: with all problems at once.
@@ -30,7 +31,9 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     model = check_model(loaded.run, world_size)
     source = [] if model else check_beginning(loaded.run)
     problems = [*model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
-    problems += [] if model else check_callbacks(loaded.run)
+    if not model:
+        problems += check_room(loaded.run, workload_of(loaded.run).parameters.trainable, nodes)
+        problems += check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))
     log.info("%s", data.epoch)

@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from maws_composer.checkpoints.completeness import Checkpoint, newest_complete, write_marker
-
-
-def save(folder: Path, **files: bytes) -> Path:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    write_marker(folder, {name: len(content) for name, content in files.items()}, samples=64, world_size=2)
-    return folder
+from maws_composer.checkpoints.completeness import newest_complete, write_marker
+from tests.checkpoints.saved import save
 
 
 def reasons(checkpoints: Path) -> list[str]:
@@ -25,7 +18,9 @@ def test_the_newest_is_the_one_with_most_batches_whatever_its_epoch(tmp_path: Pa
     save(tmp_path / "ep0-ba9", a=b"x")
     save(tmp_path / "ep1-ba100", a=b"x")
     newest = save(tmp_path / "ep0-ba101", a=b"xyz")
-    assert newest_complete(tmp_path)[0] == Checkpoint(str(newest), batch=101, samples=64, files={"a": 3})
+    found, passed_over = newest_complete(tmp_path)
+    assert found is not None and not passed_over
+    assert (found.folder, found.batch, found.samples, found.files) == (str(newest), 101, 64, {"a": 3})
 
 
 def test_a_cut_off_one_is_passed_over_with_the_reason(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_storage_that_comes_back_gets_its_file(server: S3Server, checkpoint: Pat
     uploader = Uploader("s3://bucket/run", patience=60)
     uploader.start(lambda home: uploader.put(home, checkpoint / "__0_0.distcp", "checkpoints/x/a"))
     time.sleep(2)
-    uploader.check()  # still trying
+    assert uploader.is_busy and uploader.error is None  # still trying
     server.start()
     uploader.wait()
     stored = server.bucket("bucket") / "run" / "checkpoints" / "x" / "a"

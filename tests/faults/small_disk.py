@@ -14,7 +14,7 @@ def namespaces() -> bool:
 
 
 class SmallDisk:
-    """Mounted at `folder`, for those that `within` runs; everybody else sees it as `seen`.
+    """Mounted at `folder`, for those that `inside` runs; everybody else sees it as `seen`.
 
     Args:
         folder: empty.
@@ -29,7 +29,7 @@ class SmallDisk:
         assert self._holder.stdout is not None and self._holder.stdout.readline(), "the disk was not mounted"
 
     @property
-    def within(self) -> tuple[str, ...]:
+    def inside(self) -> tuple[str, ...]:
         """A command that runs another one where the disk is."""
         return ("nsenter", "--preserve-credentials", "-U", "-m", f"--target={self._holder.pid}", f"--wd={Path.cwd()}")
 
@@ -39,7 +39,7 @@ class SmallDisk:
 
     def remount(self, options: str) -> None:
         """For example `ro`, or `size=8m`."""
-        subprocess.run([*self.within, "mount", "-o", f"remount,{options}", str(self.folder)], check=True)
+        subprocess.run([*self.inside, "mount", "-o", f"remount,{options}", str(self.folder)], check=True)
 
     def __enter__(self) -> SmallDisk:
         return self

@@ -23,7 +23,7 @@ def disk(tmp_path: Path):
 
 @pytest.fixture
 def runs(disk: SmallDisk, tmp_path: Path, images: Path) -> Runs:
-    return Runs(tmp_path, images, within=disk.within)
+    return Runs(tmp_path, images, inside=disk.inside)
 
 
 def on_disk(disk: SmallDisk) -> str:

@@ -1,0 +1,86 @@
+"""Whether a run will be able to save: looked at before the first step, not after hours of them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from maws_composer.checkpoints.completeness import RunPath, in_bytes
+from maws_composer.checkpoints.run_folder import open_path
+from maws_composer.config.durations import parse_duration, samples
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
+
+log = logging.getLogger(__name__)
+
+_BYTES_PER_TRAINED = 12  # fp32 weight and two Adam moments
+_COPIES = 3  # that a node has at once of what goes to object storage: two, and one that is being written
+
+
+def check_room(run: Run, trained: int, nodes: int) -> list[Problem]:
+    """Whether the folders that checkpoints go to can be written to, and have room for one; warns of too few.
+
+    Args:
+        run: its save_folder is local, or in object storage; then a node writes its part to speed.scratch_folder first.
+        trained: number of parameters that are; others are few, or left out.
+        nodes: that share the work.
+    """
+    one = trained * _BYTES_PER_TRAINED
+    if "://" not in run.save_folder:
+        folder, kept = Path(run.save_folder), run.save_num_checkpoints_to_keep + 1 + _kept_for_good(run)
+        why = "save_num_checkpoints_to_keep, save_keep_every, and one that is being written"
+        return _local_problems("save_folder", folder, one, kept * one - _size(folder / "checkpoints"), why)
+    part = one // nodes
+    scratch, why = Path(run.speed.scratch_folder), "the newest two, one that is being written, or one to start again"
+    local = _local_problems("speed.scratch_folder", scratch, part, max(_COPIES * part, one + part), why)
+    return [*local, *_remote_problems(run.save_folder)]
+
+
+def _local_problems(key: str, folder: Path, one: int, all_of_them: int, why: str) -> list[Problem]:
+    """Problems with writing `one` byte count to a folder; a warning if there is no room for `all_of_them`."""
+    for place in (folder, folder / "checkpoints"):
+        nearest = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=nearest) as probe:
+                probe.write(b"x")
+                probe.flush()
+        except OSError as error:
+            return [Problem(key, f"{nearest} is not writable: {error.strerror or error}")]
+    disk = shutil.disk_usage(nearest)
+    if not disk.total:  # some file systems do not say
+        return []
+    if disk.free < one:
+        message = f"a checkpoint takes {in_bytes(one)} in {folder}, {in_bytes(disk.free)} are free; make room there"
+        return [Problem(key, f"{message}, or name another folder")]
+    if disk.free < all_of_them:
+        log.warning(
+            "%s: checkpoints will take %s more in %s (%s), %s are free",
+            *(key, in_bytes(all_of_them), folder, why, in_bytes(disk.free)),
+        )
+    return []
+
+
+def _remote_problems(save_folder: str) -> list[Problem]:
+    try:
+        probe = open_path(save_folder) / f".writable-{secrets.token_hex(4)}"
+        probe.write_text("x")
+        probe.unlink()
+    except ConfigError as error:
+        return error.problems
+    except Exception as error:  # each storage library has exceptions of its own
+        return [Problem("save_folder", f"{save_folder} is not writable: {error}")]
+    return []
+
+
+def _kept_for_good(run: Run) -> int:
+    if run.save_keep_every is None:
+        return 0
+    steps = samples(run.max_duration) // run.global_train_batch_size
+    return steps // parse_duration(run.save_keep_every).amount
+
+
+def _size(folder: RunPath) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())

@@ -1,0 +1,117 @@
+"""A disk that is full, or may not be written to: told before training where it can be, and never costs what was saved.
+
+Real file systems of that kind, in a namespace of their own: what permissions say does not bind root.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from maws_composer.checkpoints.completeness import newest_complete
+from tests.runs import Finished, Runs
+
+SHORT = ("max_duration=480sp", "save_interval=10ba")
+
+_CAN_MOUNT = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+needs_mounts = pytest.mark.skipif(_CAN_MOUNT.returncode != 0, reason="unshare -rm may not mount on this machine")
+
+
+def on_a_disk(options: str, meanwhile: str = "true") -> tuple[str, ...]:
+    """Put before a launcher: $DISK is a file system with these options, and what is left on it is copied to $KEPT."""
+    script = f'mount -t tmpfs -o {options} tmpfs "$DISK"; {meanwhile}; "$@"; code=$?; cp -a "$DISK" "$KEPT"; exit $code'
+    return ("unshare", "-rm", "bash", "-c", script, "bash")
+
+
+@pytest.fixture
+def runs_on(tmp_path: Path, images: Path):
+    """Runs whose checkpoints, of 11 MB each, are on a disk of their own; metrics and status are not."""
+
+    def runs(*disk: str) -> Runs:
+        checkpoints = tmp_path / "run" / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        environment = {"DISK": str(checkpoints), "KEPT": str(tmp_path / "kept")}
+        return Runs(tmp_path, images, environment, inside=on_a_disk(*disk))
+
+    return runs
+
+
+def status(finished: Finished) -> dict:
+    return json.loads((finished.folder / "status.json").read_text())
+
+
+@needs_mounts
+def test_a_full_disk_ends_the_run_with_what_is_needed_and_keeps_what_was_saved(
+    runs_on, runs: Runs, tmp_path: Path
+) -> None:
+    full = runs_on("size=25m")("run", *SHORT, processes=2)
+    assert full.code != 0
+    assert "save_folder: checkpoints will take 39.7 MB more" in full.output  # four will be kept
+    reason = status(full)["reason"]
+    assert status(full)["state"] == "failed" and status(full)["batch"] == 30
+    assert reason.startswith(
+        f"SaveError: {full.folder}/checkpoints/ep0-ba30 could not be saved: no space left on device"
+    )
+    assert "make room there, or lower save_num_checkpoints_to_keep; the same command goes on" in reason
+    newest, passed_over = newest_complete(tmp_path / "kept")
+    assert newest is not None and newest.batch == 20 and not passed_over
+    assert 4 * newest.size == pytest.approx(39.7e6, rel=0.15)  # small tensors cost more than their bytes
+    (tmp_path / "run" / "checkpoints").rmdir()
+    (tmp_path / "kept").rename(tmp_path / "run" / "checkpoints")  # a disk with more room
+    losses = full.losses
+    again = runs("run", *SHORT, processes=2)
+    assert again.code == 0, again.output
+    assert "at batch 20, sample 320" in again.output
+    assert again.losses == losses and status(again)["state"] == "finished"
+
+
+@needs_mounts
+def test_a_disk_that_fails_one_rank_in_the_background_fails_all_together(runs_on, tmp_path: Path) -> None:
+    """Out of inodes, which no look at the free bytes foresees: the folder and the first shard still fit."""
+    full = runs_on("size=100m,nr_inodes=15")("run", *SHORT, processes=2)
+    assert full.code != 0
+    reason = status(full)["reason"]
+    assert reason.startswith(
+        f"SaveError: {full.folder}/checkpoints/ep0-ba30 could not be saved: no space left on device"
+    )
+    assert "Connection closed by peer" not in full.output
+    newest, passed_over = newest_complete(tmp_path / "kept")
+    assert newest is not None and newest.batch == 20 and not passed_over  # what was half-written is gone
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_disk_that_others_fill_meanwhile_is_called_full(runs_on, tmp_path: Path) -> None:
+    fill = '(until [ -d "$DISK/ep0-ba20" ]; do sleep 0.05; done; head -c 1G /dev/zero > "$DISK/theirs") 2>&- &'
+    slow = ("code_paths=[tests/plugins]", "callbacks.slow_disk.seconds=5")
+    full = runs_on("size=100m", f"{fill} true")("run", *SHORT, *slow, processes=2)
+    assert full.code != 0
+    assert f"{full.folder}/checkpoints/ep0-ba20 could not be saved: no space left on dev" in status(full)["reason"]
+    newest, passed_over = newest_complete(tmp_path / "kept")
+    assert newest is not None and newest.batch == 10 and not passed_over
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_disk_that_may_not_be_written_to_any_more_ends_the_run(runs_on, tmp_path: Path) -> None:
+    lock = '(until [ -e "$DISK/ep0-ba10/complete.json" ] && mount -o remount,ro "$DISK"; do sleep 0.05; done) 2>&- &'
+    locked = runs_on("size=100m", f"{lock} true")("run", "max_duration=4_800sp", "save_interval=10ba", processes=2)
+    assert locked.code != 0
+    assert status(locked)["reason"].startswith("SaveError: ")
+    assert "could not be saved: read-only file system" in status(locked)["reason"]
+    newest, _ = newest_complete(tmp_path / "kept")
+    assert newest is not None
+
+
+@needs_mounts
+def test_what_can_be_foreseen_is_told_before_anything_starts(runs_on) -> None:
+    small = runs_on("size=5m")("run", *SHORT, processes=2)
+    assert small.code == 2
+    assert "save_folder  a checkpoint takes 9.9 MB" in small.output and "5.2 MB are free" in small.output
+    assert not (small.folder / "status.json").exists()
+    locked = runs_on("ro")("run", *SHORT)
+    assert locked.code == 2
+    assert f"save_folder  {locked.folder / 'checkpoints'} is not writable: Read-only file system" in locked.output
