@@ -31,13 +31,13 @@ from maws_composer.config.command import check_and_work
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
-from maws_composer.config.run import device_microbatch_size
 from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
+from maws_composer.planning.microbatch import agree_on_microbatch
 from maws_composer.planning.preflight import preflight
 from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
@@ -102,7 +102,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
         max_duration=Time(samples(run.max_duration), "sp"),
         eval_interval=run.eval_interval if run.data.eval else 1,
         device=device,
-        device_train_microbatch_size=device_microbatch_size(run, dist.get_world_size()),
+        device_train_microbatch_size=agree_on_microbatch(run),
         precision=COMPOSER_PRECISION[run.precision],
         parallelism_config={"fsdp": already_sharded()},
         deterministic_mode=run.deterministic,
