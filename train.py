@@ -44,6 +44,7 @@ from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import publish_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.finite_loss import FiniteLoss
+from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.preemption import Preemption, fit
 from maws_composer.resilience.status import status_of
 from maws_composer.stages.build import build_stage, callbacks_of
@@ -57,11 +58,11 @@ def train(loaded: LoadedRun) -> None:
     device = build_device(loaded.run.precision)
     dist.initialize_dist(device, timeout=loaded.run.storage_patience + 300)  # longer than object storage may be away
     folder = start_run(loaded)
-    with status_of(folder):
-        train_in(folder, loaded, device)
+    with status_of(folder) as history:
+        train_in(folder, loaded, device, history)
 
 
-def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
+def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunHistory) -> None:
     """The run from its newest checkpoint on, in the order in which it happens."""
     run = loaded.run
     preemption = Preemption(run.preemption, timeout=run.storage_patience + 300)
@@ -90,6 +91,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
         algorithms=[GradientClipping("norm", run.gradient_clip)] if run.gradient_clip else [],
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),
+            history,
             BadSamples(run.data.train.max_bad_share),
             FiniteLoss(),
             LRMonitor(),
