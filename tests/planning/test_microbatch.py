@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
 from maws_composer.planning.plan import describe, memory_of, microbatch_size, possible_world_sizes, workload_of
-from maws_composer.planning.preflight import check_model
-from tests.processes import ROOT
+from maws_composer.planning.preflight import check_model, check_nodes
+from tests.processes import ROOT, run_ranks
 
 GB = 1e9
+RANKS = Path(__file__).parent / "microbatch_ranks.py"
 
 
 def recipe(name: str, *given: str) -> Run:
@@ -44,6 +46,13 @@ def test_on_half_of_the_gpus_the_same_configuration_fits() -> None:
     assert "in microbatches of 512, this kind has 40; set device_train_microbatch_size=auto" in problem.message
 
 
+def test_the_smallest_gpu_decides_for_all_ranks() -> None:
+    sizes = [rank["size"] for rank in run_ranks(RANKS, [80 * GB, 40 * GB], world_size=2)]
+    run = recipe("mae_vitl")
+    assert sizes == [microbatch_size(run, workload_of(run), 2, 40 * GB)] * 2
+    assert sizes[0] < microbatch_size(run, workload_of(run), 2, 80 * GB)
+
+
 def test_a_microbatch_that_is_given_is_an_upper_bound() -> None:
     run = recipe("mae_vitl", "speed.device_train_microbatch_size=100")
     assert [microbatch_size(run, workload_of(run), gpus, 80 * GB) for gpus in (8, 64)] == [100, 64]
@@ -56,3 +65,10 @@ def test_numbers_of_gpus_are_those_that_share_batch_nodes_and_memory() -> None:
     assert possible_world_sizes(run, workload, 8, 64, float("inf")) == [1, 2, 3, 4, 6, 8, 16, 24, 48]
     assert possible_world_sizes(run, workload, 8, 64, 40 * GB) == [4, 6, 8, 16, 24, 48]
     assert "may go on on      4, 6, 8, 16, 24, 48 GPUs, 8 per node" in describe(run, 24, "a100-40gb", mfu=0.4)
+
+
+def test_nodes_of_unequal_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    (problem,) = check_nodes(12)
+    assert problem.message == "12 processes, 8 of them on this node; start equally many on every node"
+    assert not check_nodes(16)
