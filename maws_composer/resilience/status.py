@@ -63,7 +63,7 @@ def status_of(folder: RunFolder) -> Iterator[RunHistory]:
         return
     except BaseException as error:
         with suppress(Exception):  # the error itself is what has to be seen
-            _write_failure(folder, history, f"{type(error).__name__}: {error}")
+            write_failure(folder, f"{type(error).__name__}: {error}", history)
         raise
     on_rank_zero(lambda: _write(folder, history, "finished"))
 
@@ -105,7 +105,7 @@ def _keep_up(folder: RunFolder, history: RunHistory, over: threading.Event) -> N
             log.debug("%s: %s", STATUS, error)
 
 
-def _write_failure(folder: RunFolder, history: RunHistory, reason: str) -> None:
+def write_failure(folder: RunFolder, reason: str, history: RunHistory) -> None:
     """By the rank that failed first; the others fail because of it, and with worse reasons."""
     if not _has_failed(folder, history):
         _write(folder, history, "failed", reason)
