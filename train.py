@@ -31,19 +31,20 @@ from maws_composer.config.command import check_and_work
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
-from maws_composer.config.run import device_microbatch_size
 from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
+from maws_composer.planning.microbatch import agree_on_microbatch
 from maws_composer.planning.preflight import preflight
 from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import publish_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.finite_loss import FiniteLoss
+from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.preemption import Preemption, fit
 from maws_composer.resilience.status import status_of
 from maws_composer.stages.build import build_stage, callbacks_of
@@ -57,11 +58,11 @@ def train(loaded: LoadedRun) -> None:
     device = build_device(loaded.run.precision)
     dist.initialize_dist(device, timeout=loaded.run.storage_patience + 300)  # longer than object storage may be away
     folder = start_run(loaded)
-    with status_of(folder):
-        train_in(folder, loaded, device)
+    with status_of(folder) as history:
+        train_in(folder, loaded, device, history)
 
 
-def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
+def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunHistory) -> None:
     """The run from its newest checkpoint on, in the order in which it happens."""
     run = loaded.run
     preemption = Preemption(run.preemption, timeout=run.storage_patience + 300)
@@ -90,6 +91,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
         algorithms=[GradientClipping("norm", run.gradient_clip)] if run.gradient_clip else [],
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),
+            history,
             BadSamples(run.data.train.max_bad_share),
             FiniteLoss(),
             LRMonitor(),
@@ -102,7 +104,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device) -> None:
         max_duration=Time(samples(run.max_duration), "sp"),
         eval_interval=run.eval_interval if run.data.eval else 1,
         device=device,
-        device_train_microbatch_size=device_microbatch_size(run, dist.get_world_size()),
+        device_train_microbatch_size=agree_on_microbatch(run),
         precision=COMPOSER_PRECISION[run.precision],
         parallelism_config={"fsdp": already_sharded()},
         deterministic_mode=run.deterministic,

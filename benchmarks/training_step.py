@@ -44,11 +44,11 @@ def run_once(options: argparse.Namespace) -> None:
     from composer.utils import dist
 
     from maws_composer.config.plugins import load_with_ours
-    from maws_composer.config.run import device_microbatch_size
     from maws_composer.optim.adamw import build_optimizer
     from maws_composer.parallel.leave import leave_process_group
     from maws_composer.parallel.precision import build_device, torch_device
     from maws_composer.parallel.shard import shard
+    from maws_composer.planning.microbatch import agree_on_microbatch
     from maws_composer.planning.plan import workload_of
     from maws_composer.stages.build import build_stage
 
@@ -56,7 +56,7 @@ def run_once(options: argparse.Namespace) -> None:
     if options.depth:
         run = dataclasses.replace(run, model={**run.model, "size": _cut(run.model["size"], options.depth)})
     dist.initialize_dist(build_device(run.precision), timeout=300)
-    device, batch_size = torch_device(), device_microbatch_size(run, world_size=1)
+    device, batch_size = torch_device(), agree_on_microbatch(run)
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, device)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)

@@ -130,9 +130,11 @@ def _plan(options: argparse.Namespace) -> None:
     from maws_composer.planning.plan import describe
     from maws_composer.planning.preflight import check_model
 
-    nodes = max(options.gpus // options.gpus_per_node, 1)
-    loaded = load_with_ours(options.config, options.overrides, options.gpus, nodes)
-    if problems := check_model(loaded.run, options.gpus):
+    nodes, rest = divmod(options.gpus, options.gpus_per_node)
+    if nodes and rest:
+        raise ConfigError([Problem("--gpus", f"{options.gpus} is not a multiple of {options.gpus_per_node} per node")])
+    loaded = load_with_ours(options.config, options.overrides, options.gpus, max(nodes, 1))
+    if problems := check_model(loaded.run, options.gpus, memory=float("inf")):
         raise ConfigError(loaded.locate(problems))
     print(describe(loaded.run, options.gpus, options.gpu, options.mfu, options.gpus_per_node))
 

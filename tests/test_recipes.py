@@ -10,7 +10,7 @@ import torch
 from maws_composer.config.durations import samples
 from maws_composer.config.plugins import build, load_with_ours
 from maws_composer.planning.gpus import GPUS
-from maws_composer.planning.plan import describe, memory_of, workload_of
+from maws_composer.planning.plan import describe, memory_of, microbatch_size, workload_of
 from maws_composer.registry import lookup
 from tests.processes import ROOT
 from tests.text_towers import write_text_tower
@@ -117,7 +117,9 @@ def test_a_recipe_says_what_is_known_of_lit(name: str) -> None:
 @pytest.mark.parametrize("gpus", [64, 32, 8])
 def test_a_recipe_fits_80_gb_on_what_is_left(name: str, gpus: int) -> None:
     run = load(ROOT / "yamls" / f"{name}.yaml").run
-    assert memory_of(run, workload_of(run), gpus).total < GPUS["h100"].memory
+    microbatch = microbatch_size(run, workload_of(run), gpus, GPUS["h100"].memory)
+    assert microbatch >= 16
+    assert memory_of(run, workload_of(run), gpus, microbatch).total < GPUS["h100"].memory
 
 
 def test_the_plan_says_what_a_run_takes() -> None:

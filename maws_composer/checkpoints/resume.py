@@ -165,7 +165,6 @@ class Resume(Callback):
         with torch.no_grad():
             dcp.load(wanted, storage_reader=reader, planner=SafePlanner())
         state.load_state_dict({**wanted["state"], "algorithms": {}}, logger, strict=True)
-        log.info("resumed %s at batch %d, sample %d", self._folder, state.timestamp.batch, state.timestamp.sample)
 
 
 def _forget_other_callbacks(state: dict[str, Any], saved: set[str]) -> None:

@@ -120,6 +120,11 @@ def _begin(save_folder: str) -> str:
         raise ConfigError([Problem("save_folder", f"{save_folder} is not readable and writable: {error}")]) from error
 
 
+def run_id(save_folder: str) -> str:
+    """The id that the first start gave to the run."""
+    return (open_path(save_folder) / "run_id").read_text().strip()
+
+
 def _open(save_folder: str, scratch_folder: str, run_id: str) -> RunFolder:
     local = Path(scratch_folder) / "runs" / run_id if "://" in save_folder else Path(save_folder)
     return RunFolder(save_folder, local.absolute())

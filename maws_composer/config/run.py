@@ -109,23 +109,17 @@ def contradictions(run: Run) -> list[Problem]:
 def check_world_size(run: Run, world_size: int, nodes: int = 1) -> list[Problem]:
     """Whether the run may go on `world_size` GPUs of `nodes` equal nodes."""
     batch, canonical = run.global_train_batch_size, run.data.train.num_canonical_nodes
+    per_node = world_size // nodes
+    legal = legal_world_sizes(batch, canonical, per_node if nodes > 1 else None, up_to=batch)
     problems = []
     if batch % world_size:
-        gpus_per_node = world_size // nodes if nodes > 1 else None
-        legal = legal_world_sizes(batch, canonical, gpus_per_node, up_to=max(batch, world_size))
         message = f"{batch} cannot be split over {world_size} GPUs; use {nearest(world_size, legal)}"
         problems.append(Problem("global_train_batch_size", message))
     if canonical % nodes:
-        divisors = [count for count in range(1, canonical + 1) if canonical % count == 0]
-        message = f"{canonical} is not a multiple of {nodes} nodes; run on {nearest(nodes, divisors)} nodes"
+        whole_nodes = [gpus // per_node for gpus in legal if gpus % per_node == 0] or [1]
+        message = f"{canonical} is not a multiple of {nodes} nodes; run on {nearest(nodes, whole_nodes)} of them"
         problems.append(Problem("data.train.num_canonical_nodes", message))
     return problems
-
-
-def device_microbatch_size(run: Run, world_size: int) -> int:
-    """Samples that go through a GPU at once; its share of the batch may be smaller than what is configured."""
-    share = run.global_train_batch_size // world_size
-    return min(run.speed.device_train_microbatch_size or share, share)
 
 
 def _data_problems(data: Data) -> Iterator[Problem]:

@@ -51,14 +51,15 @@ class Speed(ForwardSpeed):
     """What changes only the speed of training. See `ForwardSpeed` for the rest.
 
     Args:
-        device_train_microbatch_size: samples of one forward and backward pass on one GPU. Null: the GPU's whole share.
+        device_train_microbatch_size: samples of one forward and backward pass on one GPU, at most. `auto`: the fewest
+            equal passes that the estimate of memory allows on this kind of GPU, and this number of them.
         compile: compile each block.
         activation_checkpointing: compute activations again in the backward pass: in none, in all, or in every n-th
             block.
         sharding: how weights are spread over GPUs.
     """
 
-    device_train_microbatch_size: Positive | None = None
+    device_train_microbatch_size: Positive | Literal["auto"] = "auto"
     compile: bool = False
     activation_checkpointing: Literal["none", "all"] | Positive = "none"
     sharding: Sharding = field(default_factory=Sharding)

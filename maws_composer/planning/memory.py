@@ -16,7 +16,7 @@ _KEPT_PER_CHANNEL = {"fp32": 64, "tf32": 64, "amp_bf16": 40}
 # A checkpointed block keeps its input, in fp32.
 _KEPT_BY_CHECKPOINTED = 4
 # CUDA context, NCCL buffers and cuBLAS workspaces (our choice; about what nvidia-smi shows for an idle rank)
-_FIXED_OVERHEAD = 2.5e9
+FIXED_OVERHEAD = 2.5e9
 # The caching allocator's fragments (our choice)
 _FRAGMENTATION = 1.1
 
@@ -31,7 +31,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        return (self.states + self.gathered + self.activations) * _FRAGMENTATION + _FIXED_OVERHEAD
+        return (self.states + self.gathered + self.activations) * _FRAGMENTATION + FIXED_OVERHEAD
 
 
 def estimate_memory(

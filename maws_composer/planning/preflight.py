@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from composer.utils import dist
 
 from maws_composer.checkpoints.room import check_room
 from maws_composer.config.load import LoadedRun
@@ -12,7 +13,9 @@ from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.preflight import check_data
-from maws_composer.planning.plan import columns_of, memory_of, workload_of
+from maws_composer.planning.microbatch import memory_here
+from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, possible_world_sizes, workload_of
+from maws_composer.planning.world_sizes import say_world_sizes
 from maws_composer.registry import lookup
 from maws_composer.weights.beginning import check_beginning
 from maws_composer.weights.embedded import check_embeddings
@@ -21,22 +24,35 @@ log = logging.getLogger(__name__)
 
 
 def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
-    """Look at model, memory, data and disk, in one process of a node, before processes are joined.
+    """Look at nodes, model, memory, data and disk, in one process of a node, before processes are joined.
 
     Raises:
         ConfigError: with all problems at once.
     """
     columns = columns_of(loaded.run)
     data = check_data(loaded.run, world_size, nodes, columns)
-    model = check_model(loaded.run, world_size)
+    memory = memory_here() if torch.cuda.is_available() else float("inf")
+    model = check_model(loaded.run, world_size, memory)
     source = [] if model else check_beginning(loaded.run)
-    problems = [*model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
+    problems = [*check_nodes(world_size), *model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
     if not model:
         problems += check_room(loaded.run, workload_of(loaded.run).parameters.trainable, nodes)
         problems += check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))
     log.info("%s", data.epoch)
+    per_node = world_size // nodes if nodes > 1 else torch.cuda.device_count() or None
+    possible = possible_world_sizes(loaded.run, workload_of(loaded.run), per_node, 4 * world_size, memory)
+    log.info("may go on on %s", say_world_sizes(possible, per_node))
+
+
+def check_nodes(world_size: int) -> list[Problem]:
+    """Whether all nodes have equally many processes, which the order of the data takes for granted."""
+    here = dist.get_local_world_size()
+    if world_size % here == 0:
+        return []
+    message = f"{world_size} processes, {here} of them on this node; start equally many on every node"
+    return [Problem("nodes", message, where="launcher")]
 
 
 def check_callbacks(run: Run) -> list[Problem]:
@@ -52,19 +68,19 @@ def check_callbacks(run: Run) -> list[Problem]:
     return problems
 
 
-def check_model(run: Run, world_size: int) -> list[Problem]:
-    """Whether the model can be built, and a step fits into this machine's GPUs, if it has any."""
+def check_model(run: Run, world_size: int, memory: float) -> list[Problem]:
+    """Whether the model can be built, and a step fits into GPUs of `memory` bytes."""
     try:
-        memory = memory_of(run, workload_of(run), world_size).total
+        workload = workload_of(run)
     except ValueError as error:
         return [Problem("model", str(error))]
-    if not torch.cuda.is_available():
+    microbatch = microbatch_size(run, workload, world_size, memory)
+    needed = memory_of(run, workload, world_size, microbatch).total
+    if needed <= memory:
         return []
-    available = torch.cuda.get_device_properties(0).total_memory
-    if memory <= available:
-        return []
+    smaller = "" if run.speed.device_train_microbatch_size == "auto" else "set device_train_microbatch_size=auto, "
     message = (
-        f"a step needs about {memory / 1e9:.0f} GB per GPU on {world_size} GPUs, this one has {available / 1e9:.0f}; "
-        "lower device_train_microbatch_size, raise sharding.shard, or set activation_checkpointing=all"
+        f"a step needs about {needed / 1e9:.0f} GB per GPU on {world_size} GPUs in microbatches of {microbatch}, "
+        f"this kind has {memory / 1e9:.0f}; {smaller}raise sharding.shard, or set activation_checkpointing=all"
     )
     return [Problem("speed", message)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from composer.loggers import LoggerDestination, MLFlowLogger, ProgressBarLogger, TensorboardLogger, WandBLogger
+from composer.loggers import LoggerDestination, MLFlowLogger, ProgressBarLogger, WandBLogger
+from composer.utils import dist
 
+from maws_composer.checkpoints.run_folder import run_id
 from maws_composer.registry import register_logger
+from maws_composer.reporting.tensorboard import ContinuedTensorboard
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
@@ -25,7 +28,7 @@ def progress_bar(log_traces: bool = False) -> LoggerDestination:
 
 @register_logger("tensorboard")
 def tensorboard(log_dir: str | None = None, flush_interval: int = 100, *, run: Run) -> LoggerDestination:
-    """Needs the extra `tensorboard`.
+    """Needs the extra `tensorboard`. A resumed run goes on in the same curves, without what it does again.
 
     Args:
         log_dir: default: <save_folder>/tensorboard, or runs/<run_name>/tensorboard where that is remote.
@@ -33,14 +36,14 @@ def tensorboard(log_dir: str | None = None, flush_interval: int = 100, *, run: R
     """
     _require("tensorboard")
     home = f"runs/{run.run_name}" if "://" in run.save_folder else run.save_folder
-    return TensorboardLogger(log_dir=log_dir or f"{home}/tensorboard", flush_interval=flush_interval)
+    return ContinuedTensorboard(log_dir=log_dir or f"{home}/tensorboard", flush_interval=flush_interval)
 
 
 @register_logger("wandb")
 def wandb(
     project: str | None = None, entity: str | None = None, tags: list[str] | None = None, *, run: Run
 ) -> LoggerDestination:
-    """Needs the extra `wandb`. A resumed run goes on in the same W&B run.
+    """Needs the extra `wandb`. A resumed run goes on in the same W&B run, which keeps steps that it does again.
 
     Args:
         project: the project's name.
@@ -48,13 +51,16 @@ def wandb(
         tags: of the run.
     """
     _require("wandb")
-    resuming = {"id": run.run_name, "resume": "allow"}
+    # The folder's id, not the name: two runs of one recipe have one name. Only rank 0 logs.
+    resuming: dict[str, Any] = {"resume": "allow"}
+    if dist.get_global_rank() == 0:
+        resuming["id"] = run_id(run.save_folder)
     return WandBLogger(project=project, entity=entity, name=run.run_name, tags=tags, init_kwargs=resuming)
 
 
 @register_logger("mlflow")
 def mlflow(experiment_name: str | None = None, tracking_uri: str | None = None, *, run: Run) -> LoggerDestination:
-    """Needs the extra `mlflow`. A resumed run goes on in the same MLflow run.
+    """Needs the extra `mlflow`. A resumed run goes on in the experiment's MLflow run of the same `run_name`.
 
     Args:
         experiment_name: default: MLflow's own.

@@ -3,9 +3,10 @@
     {"batch": 12, "samples": 3072, "loss": 0.71, "lr-AdamW/group0": 0.0001, …}
 
 `batch` and `samples` count what has been trained on, `loss` is that of this batch, `seconds` the time spent on training
-in this and earlier starts, `world_size` the number of processes. null stands for NaN and infinities, which JSON has
-not. After an evaluation the batch's object is written again, with more in it. After a rewind or a restart the file goes
-on with an earlier batch. So later lines count: `read_metrics` sees to that.
+in this and earlier starts, `world_size` the number of processes; `run/…` is what the run has cost so far, work that was
+lost included (`resilience/history.py`). null stands for NaN and infinities, which JSON has not. After an evaluation the
+batch's object is written again, with more in it. After a rewind or a restart the file goes on with an earlier batch. So
+later lines count: `read_metrics` sees to that.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations"
         title,
         [
             section("The run", _facts(config, steps)),
+            section("Starts", _starts(steps)),
             *(_picture_section(picture) for picture in _other_pictures(folder)),
             *_curve_sections(folder, steps),
             *(_figures_section(figures) for figures in _figures(folder)),
@@ -93,6 +94,7 @@ def _facts(config: Mapping[str, Any], steps: Steps) -> str:
         last = steps[-1]
         facts["done"] = f"{last['samples']:,} samples in {last['batch']:,} batches"
         facts["time on training"] = _duration(last.get("seconds"))
+        facts["GPU-hours, all in all"] = _hours(last.get("run/gpu_hours"))
         facts["processes"] = _world_sizes(steps)
         facts |= {readable(key): _first_and_last(steps, key) for key in ("loss", *evaluation_keys(steps))}
     return table([{"": name, " ": str(value)} for name, value in facts.items() if value not in (None, "")], head=False)
@@ -111,6 +113,30 @@ def _duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _hours(hours: float | None) -> str:
+    return "" if hours is None else f"{hours:,.2f}"
+
+
+def _starts(steps: Steps) -> str:
+    """A line for each start of an interrupted run; those whose steps were all done again have left none."""
+    rows, lost = [], 0
+    known = [step for step in steps if "run/start" in step]
+    for start, group in groupby(known, key=lambda step: step["run/start"]):
+        done = list(group)
+        first, last = done[0], done[-1]
+        before, lost = lost, first.get("run/lost_steps", lost)
+        rows.append(
+            {
+                "start": start,
+                "processes": first["world_size"],
+                "batches": f"{first['batch']:,} to {last['batch']:,}",
+                "to the first step": _duration(first.get("run/seconds_to_first_step")),
+                "steps lost before": lost - before,
+            }
+        )
+    return table(rows) if len(rows) > 1 else ""
 
 
 def _world_sizes(steps: Steps) -> str:

@@ -273,7 +273,7 @@ def test_bases_that_go_round_in_a_circle(mistakes, write):
             512,
             (
                 "data.train.num_canonical_nodes",
-                "768 is not a multiple of 512 nodes; run on 384 or 768 nodes",
+                "768 is not a multiple of 512 nodes; run on 256 of them",
                 "run.yaml, line 4",
             ),
         ),

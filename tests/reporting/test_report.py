@@ -34,6 +34,9 @@ def run_folder(tmp_path: Path) -> Path:
         for batch in range(1, 121):
             step = {"batch": batch, "samples": 256 * batch, "loss": 1 / batch, "lr-AdamW/group0": 1e-3 / batch}
             step |= {"world_size": 2 if batch < 100 else 1, "seconds": 2.0 * batch}
+            step |= {"run/start": 1 if batch < 100 else 3, "run/gpu_hours": batch / 8}
+            if batch in (1, 100):
+                step |= {"run/lost_steps": 7 if batch == 100 else 0, "run/seconds_to_first_step": 61.0}
             step |= {"metrics/eval/loss": 2 / batch, "metrics/eval/precision": 0.5} if batch % 40 == 0 else {}
             file.write(json.dumps(step) + "\n")
     figures = {"title": "Ridge probe", "rows": [{"encoder": "random", "mAP": 0.655}, {"encoder": "MAE", "mAP": 0.806}]}
@@ -92,6 +95,17 @@ def test_a_report_tells_the_facts(run_folder: Path) -> None:
         "s3://bucket/images",
     ):
         assert fact in text
+
+
+def test_a_report_lists_the_starts_of_an_interrupted_run(run_folder: Path) -> None:
+    page = write_report(run_folder).read_text()
+    rows = re.findall("<tr>(.*?)</tr>", page[page.index("<h2>Starts</h2>") : page.index("<h2>Loss</h2>")])
+    cells = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in rows]
+    assert cells == [
+        ["start", "processes", "batches", "to the first step", "steps lost before"],
+        ["1", "2", "1 to 99", "1 min 1 s", "0"],
+        ["3", "1", "100 to 120", "1 min 1 s", "7"],  # the second left no step
+    ]
 
 
 def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""The microbatch of this start: the same on all ranks, reckoned before anything is tried."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from composer.utils import dist
+
+from maws_composer.config.run import Run
+from maws_composer.planning.memory import FIXED_OVERHEAD
+from maws_composer.planning.plan import memory_of, microbatch_size, workload_of
+
+log = logging.getLogger(__name__)
+
+
+def memory_here() -> float:
+    """Bytes that a rank of this machine may reckon with: its GPU's.
+
+    Without a GPU its share of half of the machine's memory, and what the estimate adds for CUDA. Of the whole memory,
+    not of what is free at the moment: with other microbatches, another start would not give the same bits.
+    """
+    if torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine / 2 / dist.get_local_world_size() + FIXED_OVERHEAD
+
+
+def agree_on_microbatch(run: Run) -> int:
+    """Samples that go through each GPU at once: what the smallest one has memory for. A collective."""
+    world_size, workload = dist.get_world_size(), workload_of(run)
+    memory = min(dist.all_gather_object(memory_here()))
+    size = microbatch_size(run, workload, world_size, memory)
+    log.info(
+        "microbatches of %d of the %d samples of each GPU: by the estimate a step needs %.1f GB of %.0f",
+        size,
+        run.global_train_batch_size // world_size,
+        memory_of(run, workload, world_size, size).total / 1e9,
+        memory / 1e9,
+    )
+    return size

@@ -1,0 +1,74 @@
+"""The microbatch that memory allows, and the numbers of GPUs on which a run may go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maws_composer.config.plugins import load_with_ours
+from maws_composer.config.run import Run
+from maws_composer.planning.plan import describe, memory_of, microbatch_size, possible_world_sizes, workload_of
+from maws_composer.planning.preflight import check_model, check_nodes
+from tests.processes import ROOT, run_ranks
+
+GB = 1e9
+RANKS = Path(__file__).parent / "microbatch_ranks.py"
+
+
+def recipe(name: str, *given: str) -> Run:
+    return load_with_ours(ROOT / "yamls" / f"{name}.yaml", ["data.train.remote=s3://b/x", *given]).run
+
+
+@pytest.mark.parametrize("name", ["mae_vitl", "wsp_vith", "lit_vitl"])
+@pytest.mark.parametrize("memory", [40 * GB, 80 * GB])
+def test_the_microbatch_is_the_largest_equal_part_of_a_share_that_fits(name: str, memory: float) -> None:
+    run = recipe(name)
+    workload = workload_of(run)
+    for gpus in (8, 64):
+        share = run.global_train_batch_size // gpus
+        size = microbatch_size(run, workload, gpus, memory)
+        assert share % size == 0
+        assert memory_of(run, workload, gpus, size).total <= 0.8 * memory
+        larger = [other for other in range(size + 1, share + 1) if share % other == 0]
+        assert all(memory_of(run, workload, gpus, other).total > 0.8 * memory for other in larger)
+
+
+def test_on_half_of_the_gpus_the_same_configuration_fits() -> None:
+    run = recipe("mae_vitl", "speed.device_train_microbatch_size=512")
+    workload = workload_of(run)
+    assert memory_of(run, workload, 8, microbatch_size(run, workload, 8, 40 * GB)).total > 40 * GB
+    automatic = replace(run, speed=replace(run.speed, device_train_microbatch_size="auto"))
+    for gpus in (16, 8, 4, 2, 1):
+        assert not check_model(automatic, gpus, 40 * GB)
+    (problem,) = check_model(run, 8, 40 * GB)
+    assert "in microbatches of 512, this kind has 40; set device_train_microbatch_size=auto" in problem.message
+
+
+def test_the_smallest_gpu_decides_for_all_ranks() -> None:
+    sizes = [rank["size"] for rank in run_ranks(RANKS, [80 * GB, 40 * GB], world_size=2)]
+    run = recipe("mae_vitl")
+    assert sizes == [microbatch_size(run, workload_of(run), 2, 40 * GB)] * 2
+    assert sizes[0] < microbatch_size(run, workload_of(run), 2, 80 * GB)
+
+
+def test_a_microbatch_that_is_given_is_an_upper_bound() -> None:
+    run = recipe("mae_vitl", "speed.device_train_microbatch_size=100")
+    assert [microbatch_size(run, workload_of(run), gpus, 80 * GB) for gpus in (8, 64)] == [100, 64]
+
+
+def test_numbers_of_gpus_are_those_that_share_batch_nodes_and_memory() -> None:
+    run = recipe("mae_vit6.5b", "global_train_batch_size=3072", "data.train.num_canonical_nodes=6")
+    workload = workload_of(run)
+    # nodes of 8: 1, 2, 3 and 6 divide 6 canonical nodes; 104 GB of states do not fit one, two or three of 40 GB
+    assert possible_world_sizes(run, workload, 8, 64, float("inf")) == [1, 2, 3, 4, 6, 8, 16, 24, 48]
+    assert possible_world_sizes(run, workload, 8, 64, 40 * GB) == [4, 6, 8, 16, 24, 48]
+    assert "may go on on      4, 6, 8, 16, 24, 48 GPUs, 8 per node" in describe(run, 24, "a100-40gb", mfu=0.4)
+
+
+def test_nodes_of_unequal_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    (problem,) = check_nodes(12)
+    assert problem.message == "12 processes, 8 of them on this node; start equally many on every node"
+    assert not check_nodes(16)

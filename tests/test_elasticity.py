@@ -1,0 +1,89 @@
+"""What a run is does not depend on how many processes do it, nor on how they are counted as nodes.
+
+Real launchers, real processes, CPU and gloo: batches, crops, masks, losses, learning rates and evaluations of one
+process, not interrupted, against those of a run that is killed and goes on elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from numpy.testing import assert_allclose
+
+from tests.runs import Finished, Runs
+
+STEPS, BATCH = 40, 24  # of 1, 2, 3 or 4 processes
+# batch -> (id, digest of the crop, digest of the mask) of each of its samples
+Inputs = dict[int, set[tuple[str, ...]]]
+
+
+@pytest.fixture(scope="module")
+def anywhere(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Runs:
+    return Runs(tmp_path_factory.mktemp("anywhere"), images)
+
+
+@pytest.fixture(scope="module")
+def whole(anywhere: Runs, images: Path) -> Finished:
+    finished = anywhere("whole", *settings(anywhere, "whole", images))
+    assert finished.code == 0, finished.output
+    assert len(finished.losses) == STEPS
+    return finished
+
+
+def settings(runs: Runs, name: str, images: Path) -> tuple[str, ...]:
+    return (
+        f"global_train_batch_size={BATCH}", f"max_duration={STEPS * BATCH}sp", "data.train.num_canonical_nodes=12",
+        f"data.eval.local={images}", "eval_interval=8ba", "speed.device_eval_batch_size=56", "save_interval=5ba",
+        "code_paths=[tests/plugins]", f"callbacks.record_inputs.folder={runs.folder / f'inputs-{name}'}",
+    )  # fmt: skip
+
+
+def inputs_of(folder: Path) -> Inputs:
+    """What was trained on; of a step that was done twice, both have to be the same."""
+    parts: dict[tuple[int, int], list[tuple[str, ...]]] = {}
+    for file in sorted(folder.glob("inputs-rank*.jsonl")):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            parts.setdefault((entry["batch"], entry["world_size"]), []).extend(map(tuple, entry["rows"]))
+    inputs: Inputs = {}
+    for (batch, _), rows in sorted(parts.items()):
+        if len(rows) == BATCH:  # or some ranks were killed before they wrote
+            assert inputs.setdefault(batch, set(rows)) == set(rows)
+    return inputs
+
+
+def same_run(moved: Finished, whole: Finished) -> None:
+    """Losses and evaluations to the order of sums, learning rates and inputs exactly."""
+    assert moved.code == 0, moved.output
+    assert_allclose(moved.losses, whole.losses, rtol=1e-5)
+    assert [step["samples"] for step in moved.steps] == [BATCH * (batch + 1) for batch in range(STEPS)]
+    for name in ("lr-AdamW/group0", "lr-AdamW/group1"):
+        assert [step[name] for step in moved.steps] == [step[name] for step in whole.steps]
+    before, after = (
+        {step["batch"]: step["metrics/eval/loss"] for step in run.steps if "metrics/eval/loss" in step}
+        for run in (whole, moved)
+    )
+    assert list(before) == list(after) == [8, 16, 24, 32, 40]
+    assert_allclose([*after.values()], [*before.values()], rtol=1e-5)
+    expected, found = (inputs_of(run.folder.parent / f"inputs-{run.folder.name}") for run in (whole, moved))
+    assert set(expected) == {*range(1, STEPS + 1)}
+    assert found == expected and all(len(rows) == BATCH for rows in found.values())
+
+
+def test_three_processes_then_two_nodes_of_one_are_the_same_run(whole: Finished, anywhere: Runs, images: Path) -> None:
+    given = settings(anywhere, "moved", images)
+    anywhere("moved", *given, processes=3, kill_after=19)
+    moved = anywhere("moved", *given, processes=2, nodes=2)
+    assert "on 2 GPUs, saved on 3" in moved.output
+    same_run(moved, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_four_three_one_and_two_processes_are_the_same_run(whole: Finished, anywhere: Runs, images: Path) -> None:
+    given = settings(anywhere, "wandering", images)
+    for processes, nodes, until in ((4, 2, 11), (3, 3, 22), (1, 1, 33)):
+        anywhere("wandering", *given, processes=processes, nodes=nodes, kill_after=until, timeout=500)
+    same_run(anywhere("wandering", *given, "speed.device_train_microbatch_size=5", processes=2), whole)
