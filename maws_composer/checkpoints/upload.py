@@ -18,6 +18,7 @@ from cloudpathlib import CloudPath
 
 from maws_composer.checkpoints.completeness import MARKER
 from maws_composer.checkpoints.run_folder import open_path
+from maws_composer.resilience.progress import limited_wait
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ class Uploader:
         """
         if self._thread is not None and self._thread.is_alive():
             log.info("waiting for a checkpoint's upload to %s", self._home)
-            self._thread.join(None if until is None else max(until - time.monotonic(), 0))
+            with limited_wait("waiting for a checkpoint's upload"):
+                self._thread.join(None if until is None else max(until - time.monotonic(), 0))
         self.check()
         return self._thread is None or not self._thread.is_alive()
 

@@ -54,12 +54,12 @@ def status_of(folder: RunFolder) -> Iterator[None]:
         return
     except BaseException as error:
         with suppress(Exception):  # the error itself is what has to be seen
-            _write_failure(folder, f"{type(error).__name__}: {error}", began)
+            write_failure(folder, f"{type(error).__name__}: {error}", began)
         raise
     on_rank_zero(lambda: _write(folder, "finished"))
 
 
-def _write_failure(folder: RunFolder, reason: str, began: float) -> None:
+def write_failure(folder: RunFolder, reason: str, began: float) -> None:
     """By the rank that failed first; the others fail because of it, and with worse reasons."""
     written = json.loads(_read(folder) or "{}")
     if written.get("state") != "failed" or datetime.fromisoformat(written["time"]).timestamp() < began:

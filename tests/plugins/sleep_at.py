@@ -6,6 +6,7 @@ import time
 
 from composer.core import Callback, State
 from composer.loggers import Logger
+from composer.utils import dist
 
 from maws_composer.registry import register_callback
 
@@ -17,11 +18,13 @@ class SleepAt(Callback):
     Args:
         batch: steps done before.
         seconds: of sleep.
+        rank: that sleeps. Null: all.
     """
 
-    def __init__(self, batch: int, seconds: float) -> None:
+    def __init__(self, batch: int, seconds: float, rank: int | None = None) -> None:
         self.batch, self.seconds = batch, seconds
+        self.sleeps = rank is None or rank == dist.get_global_rank()
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        if int(state.timestamp.batch) == self.batch:
+        if self.sleeps and int(state.timestamp.batch) == self.batch:
             time.sleep(self.seconds)
