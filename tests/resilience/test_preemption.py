@@ -127,6 +127,7 @@ def test_a_notice_while_starting_leaves_before_the_first_step(runs: Runs, images
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_notice_at_twenty_moments_of_the_start_costs_nothing(whole: Finished, runs: Runs, images: Path) -> None:
     random, since_ranks = Random(0), {"took": 0.0}
 
