@@ -46,7 +46,9 @@ from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.finite_loss import FiniteLoss
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.preemption import Preemption, fit
+from maws_composer.resilience.progress import ProgressOfTraining
 from maws_composer.resilience.status import status_of
+from maws_composer.resilience.watchdog import watch_over
 from maws_composer.stages.build import build_stage, callbacks_of
 from maws_composer.weights.beginning import begin
 
@@ -58,7 +60,7 @@ def train(loaded: LoadedRun) -> None:
     device = build_device(loaded.run.precision)
     dist.initialize_dist(device, timeout=loaded.run.storage_patience + 300)  # longer than object storage may be away
     folder = start_run(loaded)
-    with status_of(folder) as history:
+    with status_of(folder) as history, watch_over(folder, loaded.run.watchdog, history):
         train_in(folder, loaded, device, history)
 
 
@@ -92,6 +94,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),
             history,
+            ProgressOfTraining(),
             BadSamples(run.data.train.max_bad_share),
             FiniteLoss(),
             LRMonitor(),

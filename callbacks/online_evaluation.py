@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from composer.core import Callback, Event, State, get_precision_context
@@ -35,6 +36,8 @@ from maws_composer.parallel.precision import torch_device
 from maws_composer.planning.plan import columns_of
 from maws_composer.registry import lookup, register_callback
 from maws_composer.reporting.guesses import draw_guesses
+from maws_composer.resilience.preemption import PreemptedError, Preemption
+from maws_composer.resilience.progress import limited_wait
 
 KEY = "callbacks.online_evaluation"
 
@@ -81,6 +84,7 @@ class OnlineEvaluation(Callback):
         self.feature: Feature = feature
         self.columns = {"train": (LABELS,), "test": columns_for(self.evaluations)}
         self.run = run
+        self.is_owed = False
 
     def preflight(self) -> list[Problem]:
         """What foreseeably fails, before training begins."""
@@ -113,6 +117,7 @@ class OnlineEvaluation(Callback):
         child.encode_images = partial(encode, encoders[0], self.feature)
         register_fsdp_forward_method(child, "encode_images")
         self.encode_images: Encode = child.encode_images
+        self.preemption = next(each for each in state.callbacks if isinstance(each, Preemption))
         self.words = on_rank_zero(lambda: read_words(self.sources["test"], f"{KEY}.test"))
         self.text_model = self._text_model(state) if self.with_text else None
         size = self.run.model["image_size"]
@@ -120,6 +125,10 @@ class OnlineEvaluation(Callback):
             name: build_checked_loader(data, f"{KEY}.{name}", size, self.run, self.columns[name])
             for name, data in self.sources.items()
         }
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if self.is_owed:
+            self._evaluate(state, logger)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         if self.is_due(state, Event.BATCH_END):
@@ -129,14 +138,30 @@ class OnlineEvaluation(Callback):
         if self.is_due(state, Event.EPOCH_END):
             self._evaluate(state, logger)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"is_owed": self.is_owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.is_owed = state["is_owed"]
+
     def _evaluate(self, state: State, logger: Logger) -> None:
-        """Log figures and pictures of the model as it is. A collective."""
-        with left_as_it_was(state.model), get_precision_context(state.precision):
-            extracted = {name: self._extract(name) for name in self.loaders}
-            towers = self._towers() if self.with_text else None
-            results = evaluate_all(
-                self.evaluations, extracted.get("train"), extracted["test"], self.words, towers
-            )  # fmt: skip
+        """Log figures and pictures of the model as it is. A collective.
+
+        When notice has been given, or is given before features are extracted, the next start makes up for it.
+        """
+        self.is_owed = True
+        try:
+            self.preemption.leave_if_noticed()
+            with left_as_it_was(state.model), get_precision_context(state.precision):
+                extracted = {name: self._extract(name) for name in self.loaders}
+                towers = self._towers() if self.with_text else None
+                with limited_wait("evaluating while training"):
+                    results = evaluate_all(
+                        self.evaluations, extracted.get("train"), extracted["test"], self.words, towers
+                    )  # fmt: skip
+        except PreemptedError:  # this step has to be written down yet; the ranks leave before the next
+            return
+        self.is_owed = False
         for name, result in results.items():
             logger.log_metrics({f"eval/{name}/{figure}": value for figure, value in result.figures.items()})
             if result.guesses and extracted["test"] is not None:
@@ -144,7 +169,8 @@ class OnlineEvaluation(Callback):
                 logger.log_images(picture, name, channels_last=True)
 
     def _extract(self, name: str) -> Extracted | None:
-        return extract(self.encode_images, self.loaders[name], torch_device(), f"features of {name} images")
+        title, noticed = f"features of {name} images", self.preemption.leave_if_noticed
+        return extract(self.encode_images, self.loaders[name], torch_device(), title, after_batch=noticed)
 
     def _text_model(self, state: State) -> ImageTextModel:
         models = [part for part in state.model.modules() if isinstance(part, ImageTextModel)]

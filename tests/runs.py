@@ -97,6 +97,7 @@ class Runs:
         *overrides: str,
         processes: int = 1,
         nodes: int = 1,
+        until_node: int = 0,
         kill_after: int | None = None,
         kill_after_saving: int | None = None,
         notify: Notify | None = None,
@@ -107,15 +108,17 @@ class Runs:
 
         Args:
             nodes: launchers that share the processes, as if each were on a machine of its own.
+            until_node: whose launcher's end is waited for, and whose code and output are returned.
             kill_after: once so many steps are in metrics.jsonl.
             kill_after_saving: once the checkpoint of this batch is announced.
             notify: tried again and again until it has sent its signals; the run has to end by itself then.
         """
         run_folder = self.folder / name
         port = free_port()
-        (log, process), *others = [
+        launchers = [
             self._start(name, config or self.recipe, overrides, processes, node, nodes, port) for node in range(nodes)
         ]
+        log, process = launchers[until_node]
         try:
             if kill_after is not None:
                 wait_until(lambda: steps_done(run_folder) >= kill_after, process, timeout)
@@ -127,7 +130,7 @@ class Runs:
                 process.wait(timeout)
                 wait_for_ranks(process.pid, timeout)
         finally:
-            for _, launcher in [*others, (log, process)]:
+            for _, launcher in launchers:
                 kill_session(launcher.pid)
         return Finished(process.wait(), log.read_text(), run_folder)
 

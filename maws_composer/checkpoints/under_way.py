@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from maws_composer.checkpoints.upload import Uploader
 from maws_composer.parallel.agree import on_every_rank
+from maws_composer.resilience.progress import limited_wait
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class UnderWay:
         while self._writing is not None:
             wait([self._writing], _BETWEEN_LOOKS)
             if self._uploader is not None and self._writing.done():
-                self._uploader.join(_BETWEEN_LOOKS)
+                with limited_wait("waiting for a checkpoint's upload"):
+                    self._uploader.join(_BETWEEN_LOOKS)
             self.look()
 
     def is_written(self, until: float) -> bool:

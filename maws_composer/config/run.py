@@ -14,7 +14,7 @@ from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
 from maws_composer.optim.settings import AdamW, Schedule
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.world_sizes import legal_world_sizes, nearest
-from maws_composer.resilience.settings import PreemptionSettings
+from maws_composer.resilience.settings import PreemptionSettings, WatchdogSettings
 
 Arguments = dict[str, Any]
 
@@ -58,6 +58,7 @@ class Run:
         save_keep_every: checkpoints at multiples of it are kept for good. Null: none.
         save_async: write checkpoints while training goes on, from a copy of weights and moments in host memory.
         preemption: how a notice is heard that this machine will be taken away.
+        watchdog: when ranks that hang, or are not heard of, end the run.
         storage_patience: seconds that object storage may be away before the run stops, resumable.
         eval_interval: time between evaluations.
         allow_changed_config: resume although what affects results has changed.
@@ -88,6 +89,7 @@ class Run:
     save_keep_every: Interval | None = None
     save_async: bool = True
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     storage_patience: Annotated[float, Field(gt=0)] = 1800.0
     eval_interval: Interval = "1000ba"
     allow_changed_config: bool = False

@@ -36,6 +36,7 @@ from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
 from maws_composer.data.transforms import Transform
 from maws_composer.data.usable import Sample, UnusableSampleError, usable
+from maws_composer.data.waiting import Patience
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class SampleDataset(StreamingDataset):
         settings: what is tolerated, and the cache's size.
         folder: of this dataset, this run and this node alone.
         workers: loader processes per rank.
+        patience: seconds without a batch after which reading ends with an error; 0: no limit.
         predownload: samples whose shards each of them fetches ahead. None: eight batches.
         num_classes: one more than the largest class index that may come; None: any may come.
         optional: columns that a sample may be without; see `usable`.
@@ -81,6 +83,7 @@ class SampleDataset(StreamingDataset):
         settings: Source,
         folder: Path,
         workers: int,
+        patience: float,
         predownload: int | None = None,
         num_classes: int | None = None,
         optional: Collection[str] = (),
@@ -105,6 +108,7 @@ class SampleDataset(StreamingDataset):
             )
         self._require_cache(settings, canonical_nodes // world.num_nodes, max(workers, 1) * world.ranks_per_node)
         self.settings = settings
+        self.patience = patience
         self.transform = transform
         self.num_classes = num_classes
         self.optional = optional
@@ -122,9 +126,10 @@ class SampleDataset(StreamingDataset):
             threading._register_atexit(self._event.set)  # type: ignore[attr-defined]
         for stream in self.streams:
             stream.stop = self._event
+        patience = Patience(self.patience, self.batch_size, self._awaited, self._fail)
         count = 0
         try:
-            for count, raw in enumerate(super().__iter__(), 1):
+            for count, raw in enumerate(patience.each(super().__iter__()), 1):
                 yield self._sample(count - 1, raw)
         except RuntimeError as error:
             raise self._failure or error from None
@@ -179,8 +184,17 @@ class SampleDataset(StreamingDataset):
     def on_exception(self, future: Future) -> None:
         """Keep what ended a background thread; the iteration raises it."""
         if error := future.exception():
-            self._failure = self._failure or error
-            self._event.set()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._event.set()
+
+    def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
+        """As streaming's, which would now wait for the background threads: one may be in a download that hangs."""
+        yield from super()._each_sample_id(it)
+        if self._failure is not None:
+            raise self._failure
 
     def _prepare_thread(self, it: _Iterator) -> None:
         try:
@@ -284,6 +298,18 @@ class SampleDataset(StreamingDataset):
 
     def _address(self, shard: int) -> str:
         return self.streams[self.stream_per_shard[shard]].source.path(self.shards[shard].raw_data.basename)
+
+    def _awaited(self) -> str:
+        """What the next sample needs."""
+        it = getattr(self, "_iterator", None)
+        if it is None or it.yield_index >= it.total:
+            return "waiting for the other loader processes of this node"
+        shard, _ = self.spanner[int(it.sample_ids[it.yield_index])]
+        stream, file = self.streams[self.stream_per_shard[shard]], self.shards[shard].raw_data
+        parts = [path.stat().st_size for path in Path(stream.local).glob(f"{file.basename}*")]
+        return (
+            f"waiting for {self._address(shard)}, of which {max(parts, default=0):,} of {file.bytes:,} bytes are here"
+        )
 
     def _require_cache(self, settings: Source, canonical_nodes: int, processes: int) -> None:
         block = settings.shuffle_block_size if isinstance(settings, TrainData) and settings.shuffle else 1

@@ -207,6 +207,7 @@ def _dataset(
         settings=data,
         folder=folder,
         workers=run.speed.workers,
+        patience=run.speed.loader_timeout,
         predownload=run.speed.predownload,
         num_classes=num_classes,
         optional=optional,
@@ -235,7 +236,8 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
     # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
     with_workers = {
         "prefetch_factor": speed.prefetch_factor,
-        "timeout": speed.loader_timeout,
+        # The worker knows better what it waits for, and has the same limit.
+        "timeout": speed.loader_timeout and speed.loader_timeout + 60,
         "persistent_workers": True,
     }
     loader = StreamingDataLoader(

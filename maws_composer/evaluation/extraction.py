@@ -24,6 +24,7 @@ from maws_composer.data.columns import CAPTION, ID, LABELS
 from maws_composer.evaluation.features import Extracted, Features
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
+from maws_composer.resilience.progress import progressed
 from maws_composer.stages.pixels import normalize
 from maws_composer.weights.fingerprint import fingerprint
 
@@ -44,7 +45,13 @@ def encode(
 
 
 @torch.no_grad()
-def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title: str) -> Extracted | None:
+def extract(
+    encode_images: Encode,
+    loader: DataSpec,
+    device: torch.device,
+    title: str,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Extracted | None:
     """Features, labels, ids and captions of every image of `loader` once, in the order of the dataset. A collective.
 
     Images that cannot be used are left out, not replaced.
@@ -54,6 +61,7 @@ def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title
         loader: as `build_loader_of_each_once` makes it; labels and captions may be missing.
         device: this rank's.
         title: of the progress bar.
+        after_batch: called on every rank; what it raises ends the extraction.
 
     Returns:
         On rank 0; None elsewhere, where nothing is kept.
@@ -82,6 +90,8 @@ def extract(encode_images: Encode, loader: DataSpec, device: torch.device, title
             real = gathered[0] >= 0
             for rows, part in zip((positions, replaced, values, labels), gathered, strict=True):
                 rows.append(part[real].cpu())
+        progressed(title)
+        after_batch()
     everything = kept.gathered()
     if not leads:
         return None

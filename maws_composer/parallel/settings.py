@@ -32,7 +32,7 @@ class ForwardSpeed:
         workers: loader processes per GPU.
         prefetch_factor: batches that each of them works ahead.
         predownload: samples whose shards each of them fetches ahead. Null: streaming chooses.
-        loader_timeout: seconds without a batch after which training stops with an error.
+        loader_timeout: seconds without a batch after which training stops, naming the shard; 0: no limit.
         attention: kernel of the attention; `auto` takes the fastest that the precision and the GPU allow.
         scratch_folder: local disk for cached shards, and for checkpoints on their way to object storage.
     """

@@ -56,6 +56,10 @@ class MetricsFile(LoggerDestination):
         if self._file is not None:
             self._values.update({_name(key): _plain(value) for key, value in metrics.items() if key not in _TIMES})
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if self._values and state.timestamp.batch > 0:  # an evaluation was made up for, perhaps
+            self._write(state)
+
     def batch_end(self, state: State, logger: Logger) -> None:
         self._write(state)
 

@@ -17,6 +17,7 @@ from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, 
 from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics
 from maws_composer.reporting.page import captioned, folded, image, section, table, write_page
 from maws_composer.reporting.pictures import FOLDER, Picture, find_pictures
+from maws_composer.resilience.progress import limited_wait
 
 REPORT = "report.html"
 LABEL_PLOT = "labels.png"  # beside the shards that streaming_conversion has labelled
@@ -73,7 +74,8 @@ def publish_report(folder: RunFolder, patience: float) -> None:
     """
     write_report(folder.local)
     pictures = [f"{FOLDER}/{path.name}" for path in sorted((folder.local / FOLDER).glob("*"))]
-    insist(lambda: send(folder, REPORT, FILE, *pictures), REPORT, patience)
+    with limited_wait("sending the report"):
+        insist(lambda: send(folder, REPORT, FILE, *pictures), REPORT, patience)
 
 
 def label_section(config: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -31,6 +32,7 @@ class Notice(NamedTuple):
 _set_handler = signal.signal
 _notice: Notice | None = None
 _is_listening = False
+_is_moot: Callable[[], bool] | None = None
 
 
 def listen() -> None:
@@ -69,6 +71,13 @@ def give_notice(reason: str) -> None:
         print(f"notice: {reason}; saving at the next step, then leaving", file=sys.stderr, flush=True)
 
 
+def take_no_notice_if(moot: Callable[[], bool] | None) -> None:
+    """Of SIGTERM while `moot()`: launchers send it to the ranks that are left when one has died, and nothing can be
+    saved without that one."""
+    global _is_moot
+    _is_moot = moot
+
+
 def let_signals_end() -> None:
     """Signals end this process from now on: it has nothing left to save, and may be waiting for just that."""
     for each in SIGNALS:
@@ -89,6 +98,8 @@ def _hear(receiver: int) -> None:
     while numbers := os.read(receiver, 1):
         number, now = numbers[0], time.monotonic()
         if number not in SIGNALS:  # others have Python handlers too: SIGCHLD, when a loader's worker ends
+            continue
+        if number == signal.SIGTERM and _is_moot is not None and _is_moot():
             continue
         name = signal.Signals(number).name
         if now - first.setdefault(number, now) > ONE_NOTICE:

@@ -1,4 +1,4 @@
-"""Settings of what happens when machines are taken away."""
+"""Settings of what happens when machines are taken away, die or hang."""
 
 from __future__ import annotations
 
@@ -26,3 +26,20 @@ class PreemptionSettings:
     cloud: Cloud | None = None
     command: str | None = None
     every: Seconds = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchdogSettings:
+    """When ranks that get no further, or are not heard of, end the run: on all ranks, resumable.
+
+    Args:
+        limit: seconds without progress on any rank, after which all write down their stacks and end. Object storage
+            that is away does not count: `storage_patience` does. Null: no limit.
+        start_limit: the same until the first step has ended, which compiles.
+        silence: seconds without a sign of life from a rank, after which the others take it for dead. Null: no limit,
+            as for debuggers, which stop all threads of a rank.
+    """
+
+    limit: Seconds | None = 900.0
+    start_limit: Seconds | None = 3600.0
+    silence: Seconds | None = 40.0

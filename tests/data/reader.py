@@ -52,7 +52,7 @@ def settings(scenario: dict[str, Any]) -> Any:
             workers=scenario.get("workers", 0),
             predownload=scenario.get("predownload"),
             device_eval_batch_size=scenario.get("eval_batch", 4),
-            loader_timeout=60,
+            loader_timeout=scenario.get("loader_timeout", 60),
             scratch_folder=scenario["scratch"],
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -81,6 +82,29 @@ def test_an_object_store_that_goes_away_is_an_error_that_names_a_shard(tmp_path,
         tmp_path, s3, world_size, scenario({"remote": "s3://bucket/data"}, tmp_path / "scratch", workers=workers)
     )
     assert seconds < SOON
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_store_that_does_not_answer_is_an_error_that_names_the_shard_which_was_waited_for(tmp_path, s3, workers):
+    write_shards(s3.bucket(f"frozen-{workers}") / "data", 200, 8)
+    settings = scenario({"remote": f"s3://frozen-{workers}/data"}, tmp_path / "scratch", workers=workers)
+    settings |= {"meet": str(tmp_path), "meet_after": 2, "loader_timeout": 6}
+    ranks = reader.start([settings], environment=s3.environment)
+    try:
+        _wait_for(lambda: (tmp_path / "here").exists() or not ranks[0].process.is_alive())
+        s3.freeze()
+        (tmp_path / "go").touch()
+        began = time.monotonic()
+        while not ranks[0].output.read_text().count("\n[{"):
+            assert time.monotonic() - began < SOON
+            time.sleep(0.1)
+    finally:
+        s3.start()
+    ((result,),) = reader.collect(ranks)
+    shard = rf"waiting for s3://frozen-{workers}/data/shard\.\d+\.mds, of which \d+ of [\d,]+ bytes are here"
+    assert re.search(rf"no batch for \d+ s, speed.loader_timeout is 6: {shard}", result["error"])
+    assert result["kind"] == "ShardError"
+    assert re.search(rf"no batch for [23] s: {shard}", result["log"])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from maws_composer.planning.preflight import preflight
 from tests.data.shards import write_shards
 from tests.evaluation.labelled import write_labelled
 from tests.labelled import classes_of
+from tests.resilience.test_preemption import to_rank
 from tests.runs import Runs
 
 SECTION = "callbacks.online_evaluation"
@@ -36,6 +38,25 @@ def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: P
     (problem,) = refused.value.problems
     assert problem.path == f"{SECTION}.evaluations"
     assert problem.message.startswith("unknown evaluation 'knnn'; nearest is knn; looked in maws_composer")
+
+
+def test_a_notice_does_not_wait_for_an_evaluation_which_is_made_up_for(runs: Runs, tmp_path: Path) -> None:
+    for name, seed in (("train", 0), ("test", 1)):
+        write_labelled(tmp_path / name, 21, seed=seed)
+    online = (
+        f"{SECTION}.every=80sp", f"{SECTION}.feature=mean_patch_token", f"{SECTION}.evaluations.knn.k=5",
+        f"{SECTION}.train.local={tmp_path / 'train'}", f"{SECTION}.test.local={tmp_path / 'test'}",
+        "max_duration=128sp",
+    )  # fmt: skip
+    # The notice comes in the step after which an evaluation is due.
+    slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=4", "callbacks.sleep_at.seconds=3")
+    cut = runs("cut", *online, *slow, notify=to_rank(0, signal.SIGTERM, after_steps=4))
+    assert cut.code == 0, cut.output
+    assert len(cut.steps) == 5 and not any("eval/knn/top1" in step for step in cut.steps)
+    again = runs("cut", *online)
+    assert again.code == 0, again.output
+    assert [step["batch"] for step in again.steps if "eval/knn/top1" in step] == [5]
+    assert again.losses == runs("alone", "max_duration=128sp").losses
 
 
 def problems_of(runs: Runs, *overrides: str) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from numpy.testing import assert_allclose
@@ -122,6 +123,34 @@ def test_a_notice_while_starting_leaves_before_the_first_step(runs: Runs, images
     assert cut.code == 0, cut.output
     assert status(cut)["state"] == "preempted" and status(cut)["batch"] == 0
     assert not any((cut.folder / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_notice_at_twenty_moments_of_the_start_costs_nothing(whole: Finished, runs: Runs, images: Path) -> None:
+    random, since_ranks = Random(0), {"took": 0.0}
+
+    def first_step(launcher: int, run_folder: Path, log: Path) -> bool:
+        if not ranks(launcher):
+            since_ranks["began"] = time.monotonic()
+        since_ranks["took"] = time.monotonic() - since_ranks.get("began", time.monotonic())
+        return to_rank(0, signal.SIGTERM, after_steps=1)(launcher, run_folder, log)
+
+    runs("moments", *evaluating(images), processes=2, notify=first_step)
+    for moment in sorted(random.uniform(0, 1.1 * since_ranks["took"]) for _ in range(20)):
+
+        def later(launcher: int, run_folder: Path, log: Path, moment: float = moment) -> bool:
+            if len(ranks(launcher)) < 2:
+                return False
+            time.sleep(moment)
+            os.kill(ranks(launcher)[random.randrange(2)], signal.SIGTERM)
+            return True
+
+        cut = runs("moments", *evaluating(images), processes=2, notify=later)
+        # A Python that has not begun to read train.py cannot hear yet; it has not touched anything either.
+        assert cut.code == 0 or "notice" not in cut.output, (moment, cut.output)
+        assert status(cut)["state"] == "preempted", (moment, cut.output)
+    same_run(runs("moments", *evaluating(images)), whole)
 
 
 def test_a_second_signal_ends_at_once_and_breaks_nothing(whole: Finished, runs: Runs, images: Path) -> None:

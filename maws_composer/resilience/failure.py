@@ -1,0 +1,51 @@
+"""The end of a rank whose run fails: the message of the first failure is what has to be seen, and seen last.
+
+Composer's launcher prints at the very end what the ranks said that crashed, but nothing of those that a signal ended.
+So the rank that failed first exits with a code, and the others by a signal, after one line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
+
+import torch.distributed as dist
+
+OUTCOME = "MAWS_COMPOSER_OUTCOME"  # a folder of this launch on this machine, for what our launcher prints last
+
+ADVICE = "The same command goes on from the newest checkpoint, on whatever machines are left."
+
+
+def keep_for_launcher(rank: int, host: str, text: str) -> None:
+    """Leave `failure-rank<N>.txt` in the launch's folder, if there is such a folder, and no other rank's in it."""
+    folder = Path(os.environ.get(OUTCOME, ""))
+    if not os.environ.get(OUTCOME) or any(folder.glob("failure-rank*.txt")):
+        return
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with suppress(OSError):  # the failure itself is told elsewhere too
+        (folder / f"failure-rank{rank}.txt").write_text(f"{now}, rank {rank} on {host}:\n{text}\n{ADVICE}\n")
+
+
+def end_first(text: str) -> NoReturn:
+    """By the rank whose message it is, from any thread."""
+    print(f"{text}\n{ADVICE}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def end_after_others(text: str) -> NoReturn:
+    """By a rank that ends because others have failed, from any thread: in one line, and by a signal."""
+    print(text, file=sys.stderr, flush=True)
+    ctypes.CDLL(None).signal(int(signal.SIGTERM), None)  # Python's own may only be called from the main thread
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(1)  # where it was blocked
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says no more than that another rank is not there: gloo's have no class of their own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -1,0 +1,147 @@
+"""A rank that dies, falls silent or hangs ends the run on all ranks, soon, and what is said last says which it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from maws_composer.resilience.stacks import explain
+from tests.runs import Finished, Runs, steps_done
+from tests.s3_server import S3Server, rclone
+
+SILENCE = 8.0
+SOON = 30.0  # seconds; with the default of 40 instead of SILENCE, a minute
+
+ENDLESS = ("max_duration=1_000_000sp", f"watchdog.silence={SILENCE}")
+
+
+class Blow:
+    """A signal to one rank, of whichever node, after some steps; and when it came."""
+
+    def __init__(self, rank: int, each: signal.Signals) -> None:
+        self.rank, self.signal = rank, each
+        self.process = 0
+
+    def __call__(self, launcher: int, run_folder: Path, log: Path) -> bool:
+        if steps_done(run_folder) < 6:
+            return False
+        self.process = process_of(self.rank, run_folder)
+        os.kill(self.process, self.signal)
+        self.at = time.monotonic()
+        return True
+
+
+def process_of(rank: int, run_folder: Path) -> int:
+    """A rank's process: the one whose parent does not have its variable."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and f"RANK={rank}" in _environment(process):
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            is_child = f"RANK={rank}" in _environment(process.with_name(parent))
+            if not is_child and str(run_folder) in (process / "cmdline").read_text():
+                return int(process.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def _environment(process: Path) -> list[str]:
+    try:
+        return (process / "environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def status(finished: Finished) -> dict:
+    return json.loads((finished.folder / "status.json").read_text())
+
+
+CASES = [
+    (1, signal.SIGKILL, 1, 0, "has ended without a word"),
+    (1, signal.SIGKILL, 2, 0, "has ended without a word"),
+    (0, signal.SIGKILL, 2, 1, "has ended without a word"),
+    (1, signal.SIGSTOP, 1, 0, "has not been heard of for 8 s"),
+    (1, signal.SIGSTOP, 2, 0, "has not been heard of for 8 s"),
+    (0, signal.SIGSTOP, 2, 1, "has not been heard of for 8 s"),
+]
+
+
+@pytest.mark.parametrize(
+    ("rank", "each", "nodes", "survivor", "message"),
+    [pytest.param(*case, marks=[] if number in (0, 4) else [pytest.mark.slow]) for number, case in enumerate(CASES)],
+)
+def test_a_rank_that_dies_or_falls_silent_ends_the_run_on_every_node(
+    runs: Runs, rank: int, each: signal.Signals, nodes: int, survivor: int, message: str
+) -> None:
+    blow = Blow(rank, each)
+    cut = runs("cut", *ENDLESS, processes=2, nodes=nodes, until_node=survivor, notify=blow)
+    assert time.monotonic() - blow.at < SOON
+    assert cut.code != 0
+    assert status(cut)["state"] == "failed"
+    assert f"rank {rank} (process {blow.process} on " in status(cut)["reason"] and message in status(cut)["reason"]
+    assert message in cut.output and "notice: SIGTERM" not in cut.output
+
+
+def test_a_hang_is_told_with_the_stacks_of_all_ranks_and_the_rank_that_hangs(runs: Runs) -> None:
+    hanging = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=6", "callbacks.sleep_at.seconds=1000")
+    cut = runs("cut", *hanging, "callbacks.sleep_at.rank=1", "watchdog.limit=6", processes=2)
+    assert cut.code != 0
+    assert (status(cut)["state"], status(cut)["batch"]) == ("failed", 6)
+    reason = status(cut)["reason"]
+    assert reason.startswith("no rank has got any further for 6 s") and reason in cut.output
+    assert "in no collective, while the others wait in one: rank 1 (" in reason and "sleep_at.py:" in reason
+    waiting, sleeping = ((cut.folder / "stacks" / f"rank{rank}.txt").read_text() for rank in (0, 1))
+    assert "in all_reduce" in waiting and "sleep_at.py" not in waiting
+    assert "sleep_at.py" in sleeping and "in all_reduce" not in sleeping
+
+
+def test_the_first_failure_is_what_is_said_last(runs: Runs, tmp_path: Path) -> None:
+    outcome = tmp_path / "outcome"
+    outcome.mkdir()
+    runs.environment["MAWS_COMPOSER_OUTCOME"] = str(outcome)
+    failing = ("code_paths=[tests/plugins]", "callbacks.fail_at.batch=6", "callbacks.fail_at.rank=1")
+    cut = runs("cut", *failing, processes=2)
+    assert cut.code != 0
+    assert status(cut)["state"] == "failed" and status(cut)["reason"] == "ValueError: a bug of this plugin"
+    ends = [line for line in cut.output.splitlines() if line.startswith("rank 0 ends: rank 1 (process ")]
+    assert len(ends) == 1 and ends[0].endswith(" failed: ValueError: a bug of this plugin")
+    assert "notice: SIGTERM" not in cut.output and cut.output.count("Traceback") == 1
+    (kept,) = outcome.iterdir()
+    assert kept.name == "failure-rank1.txt"
+    assert "failed: ValueError: a bug of this plugin\nThe same command goes on" in kept.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
+def test_storage_that_is_away_is_no_hang(tmp_path: Path, images: Path) -> None:
+    with S3Server(tmp_path / "s3") as server:
+        stored = server.bucket("bucket") / "run"
+        runs = Runs(tmp_path, images, server.environment)
+        back_at = 0.0
+
+        def outage(launcher: int, run_folder: Path, log: Path) -> bool:
+            nonlocal back_at
+            if not back_at and "ba5: " in log.read_text():
+                server.stop()
+                back_at = time.monotonic() + 25
+            if not back_at or time.monotonic() < back_at:
+                return False
+            server.start()
+            return True
+
+        remote = ("save_folder=s3://bucket/run", f"speed.scratch_folder={tmp_path / 'one'}", "save_interval=5ba")
+        done = runs("remote", *remote, "max_duration=320sp", "watchdog.limit=8", processes=2, notify=outage)
+        assert done.code == 0 and "trying again" in done.output, done.output
+        assert status(Finished(0, "", stored))["state"] == "finished"
+
+
+def test_who_hangs_is_told_where_it_can_be() -> None:
+    hosts = {0: "a", 1: "a", 2: "b"}
+    waits = "in a collective, called from x.py:3, in step"
+    assert explain({0: waits, 1: waits, 2: "y.py:7, in read"}, hosts) == (
+        "in no collective, while the others wait in one: rank 2 (b), y.py:7, in read"
+    )
+    assert "rank 1 (a), which does not say where it is" in explain({0: waits, 2: waits}, hosts)
+    assert explain({0: waits, 1: waits, 2: waits}, hosts) == f"rank 0, 1, 2: {waits}"
