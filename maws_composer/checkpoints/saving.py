@@ -186,6 +186,10 @@ def retire(checkpoints: RunPath, keep: int, keep_every: int | None) -> None:
     complete = [found for found in read_newest_first(checkpoints) if isinstance(found, Checkpoint)]
     for old in complete[keep:]:
         if keep_every is None or old.batch % keep_every:
-            folder = checkpoints / old.name
-            (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
-            shutil.rmtree(folder, ignore_errors=True) if isinstance(folder, Path) else folder.rmtree()
+            delete_checkpoint(checkpoints / old.name)
+
+
+def delete_checkpoint(folder: RunPath) -> None:
+    """Delete a complete checkpoint."""
+    (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
+    shutil.rmtree(folder, ignore_errors=True) if isinstance(folder, Path) else folder.rmtree()

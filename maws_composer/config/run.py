@@ -14,7 +14,7 @@ from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
 from maws_composer.optim.settings import AdamW, Schedule
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.world_sizes import legal_world_sizes, nearest
-from maws_composer.resilience.settings import PreemptionSettings
+from maws_composer.resilience.settings import LossSpikeSettings, PreemptionSettings
 
 Arguments = dict[str, Any]
 
@@ -56,6 +56,7 @@ class Run:
         save_interval: time between checkpoints.
         save_num_checkpoints_to_keep: how many of the newest are kept.
         save_keep_every: checkpoints at multiples of it are kept for good. Null: none.
+        loss_spikes: what happens when a loss or a gradient is not finite, or a loss much higher than those before it.
         preemption: how a notice is heard that this machine will be taken away.
         storage_patience: seconds that object storage may be away before the run stops, resumable.
         eval_interval: time between evaluations.
@@ -85,6 +86,7 @@ class Run:
     save_interval: Interval = "1000ba"
     save_num_checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     save_keep_every: Interval | None = None
+    loss_spikes: LossSpikeSettings = field(default_factory=LossSpikeSettings)
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     storage_patience: Annotated[float, Field(gt=0)] = 1800.0
     eval_interval: Interval = "1000ba"
