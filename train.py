@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Sequence
 
 from composer import Trainer
-from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor
 from composer.core import Time
 from composer.devices import Device
@@ -43,10 +42,11 @@ from maws_composer.reporting.metrics_file import MetricsFile
 from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import publish_report
 from maws_composer.resilience.bad_samples import BadSamples
-from maws_composer.resilience.finite_loss import FiniteLoss
 from maws_composer.resilience.history import RunHistory
+from maws_composer.resilience.loss_spikes import LossSpikes
 from maws_composer.resilience.preemption import Preemption, fit
 from maws_composer.resilience.progress import ProgressOfTraining
+from maws_composer.resilience.rewinding import finish_rewind
 from maws_composer.resilience.status import status_of
 from maws_composer.resilience.watchdog import watch_over
 from maws_composer.stages.build import build_stage, callbacks_of
@@ -69,6 +69,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     run = loaded.run
     preemption = Preemption(run.preemption, timeout=run.storage_patience + 300)
     preemption.leave_if_noticed()
+    finish_rewind(folder, run.storage_patience)  # that an earlier process may have begun
     resume_from = newest_checkpoint(folder)
     if resume_from is not None:
         require_same_results(resume_from, loaded)
@@ -82,7 +83,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
-    checkpoints = ShardedCheckpoints(folder, run)
+    checkpoints, spikes = ShardedCheckpoints(folder, run), LossSpikes(run, folder)
     trainer = Trainer(
         model=stage,
         train_dataloader=build_train_loader(run, stage.columns),
@@ -90,13 +91,12 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
         step_schedulers_every_batch=True,
-        algorithms=[GradientClipping("norm", run.gradient_clip)] if run.gradient_clip else [],
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),
             history,
             ProgressOfTraining(),
             BadSamples(run.data.train.max_bad_share),
-            FiniteLoss(),
+            spikes,
             LRMonitor(),
             *callbacks_of(stage),
             preemption,
@@ -118,7 +118,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     )
     require_sharded(stage, mesh)
     require_precision(run.precision)
-    fit(trainer, preemption, checkpoints)
+    fit(trainer, preemption, checkpoints, spikes)
     trainer.close()
     on_rank_zero(lambda: publish_report(folder, run.storage_patience))
 

@@ -31,13 +31,17 @@ def retire(checkpoints: RunPath, newest: int, keep: int, keep_every: int | None)
     complete = [found for found in earlier if isinstance(found, Checkpoint)]
     for old in complete[keep:]:
         if keep_every is None or old.batch % keep_every:
-            folder = checkpoints / old.name
-            (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
-            _remove(folder)
+            delete_checkpoint(checkpoints / old.name)
     for found in earlier:
         if not isinstance(found, Checkpoint) and found.was_cut_off and found.batch < newest:
             log.info("removing %s: %s", found.folder, found.reason)
             _remove(checkpoints / found.folder.rstrip("/").rpartition("/")[2])
+
+
+def delete_checkpoint(folder: RunPath) -> None:
+    """Delete a complete checkpoint."""
+    (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
+    _remove(folder)
 
 
 def drop_older_copies(checkpoints: Path, newest: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 from maws_composer.config.secrecy import MASK, mask
 
 # What changes speed, reports, or where things lie. Not max_duration: the learning rate's schedule follows from it.
+# What is done about the next loss spike may change: what was done about the last ones is kept with the run.
 _WITHOUT_EFFECT = re.compile(
     r"(speed|loggers|callbacks|preemption|watchdog)(\.|$)"
     r"|(code_paths|run_name|save_\w+|storage_patience|eval_interval|allow_changed_config)$"
+    r"|loss_spikes\.(action|skip_\w+|max_\w+)$"
     r"|data\.eval(\.|$)|data\.train\.(max_bad_share|max_left_out_share)$"
     r"|data\.train\.(streams\.[^.]+\.)?(remote|local|download_\w+|cache_limit|validate_hash)$"
 )

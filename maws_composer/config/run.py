@@ -14,7 +14,7 @@ from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
 from maws_composer.optim.settings import AdamW, Schedule
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.world_sizes import legal_world_sizes, nearest
-from maws_composer.resilience.settings import PreemptionSettings, WatchdogSettings
+from maws_composer.resilience.settings import LossSpikeSettings, PreemptionSettings, WatchdogSettings
 
 Arguments = dict[str, Any]
 
@@ -57,6 +57,7 @@ class Run:
         save_num_checkpoints_to_keep: how many of the newest are kept.
         save_keep_every: checkpoints at multiples of it are kept for good. Null: none.
         save_async: write checkpoints while training goes on, from a copy of weights and moments in host memory.
+        loss_spikes: what happens when a loss or a gradient is not finite, or a loss much higher than those before it.
         preemption: how a notice is heard that this machine will be taken away.
         watchdog: when ranks that hang, or are not heard of, end the run.
         storage_patience: seconds that object storage may be away before the run stops, resumable.
@@ -88,6 +89,7 @@ class Run:
     save_num_checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     save_keep_every: Interval | None = None
     save_async: bool = True
+    loss_spikes: LossSpikeSettings = field(default_factory=LossSpikeSettings)
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     storage_patience: Annotated[float, Field(gt=0)] = 1800.0

@@ -180,6 +180,7 @@ class SampleDataset(StreamingDataset):
         if problems:
             raise ConfigError(problems)
         super().load_state_dict(state)
+        self.next_epoch = state["epoch"]  # streaming takes a state of an earlier epoch than the next for an old one
 
     def on_exception(self, future: Future) -> None:
         """Keep what ended a background thread; the iteration raises it."""

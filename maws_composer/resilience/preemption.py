@@ -16,7 +16,9 @@ from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.resilience.cloud_notice import watch
+from maws_composer.resilience.loss_spikes import LossSpikes, RewindError
 from maws_composer.resilience.notice import notice
+from maws_composer.resilience.rewinding import rewind
 from maws_composer.resilience.settings import PreemptionSettings
 
 log = logging.getLogger(__name__)
@@ -95,8 +97,8 @@ class Preemption(Callback):
         self.owes_evaluation = state["owes_evaluation"]
 
 
-def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoints) -> None:
-    """Train to the end, or save what there is when the ranks agree to leave.
+def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoints, spikes: LossSpikes) -> None:
+    """Train to the end, going back where `spikes` asks for it, or save what there is when the ranks agree to leave.
 
     Raises:
         PreemptedError: after saving.
@@ -104,8 +106,12 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
     try:
         if preemption.owes_evaluation:
             trainer.eval()
-        if trainer.state.timestamp < trainer.state.max_duration:
-            trainer.fit()
+        while trainer.state.timestamp < trainer.state.max_duration:
+            try:
+                trainer.fit()
+            except RewindError as error:
+                rewind(trainer, error, spikes, checkpoints)
+                preemption.owes_evaluation = False  # if it did, that was made when the run was here first
     except PreemptedError:
         state = trainer.state
         state.set_dataloader(state.train_dataloader, "train")  # an evaluation may have been cut off

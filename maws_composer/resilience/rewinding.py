@@ -1,0 +1,93 @@
+"""Going back to a checkpoint without leaving the process, after a loss spike.
+
+Later checkpoints were trained on batches that are left out from now on, so they are deleted, lest a run that is killed
+goes on from one of them. `skips.json` says so before it begins: a process that ends in the middle of it is made up for
+by the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from composer import Trainer
+
+from maws_composer.checkpoints.completeness import Checkpoint, RunPath, read_newest_first
+from maws_composer.checkpoints.retention import delete_checkpoint
+from maws_composer.checkpoints.resume import Resume, newest_checkpoint
+from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.checkpoints.upload import insist
+from maws_composer.parallel.agree import on_rank_zero, once_per_node
+from maws_composer.resilience.loss_spikes import DivergedError, LossSpikes, RewindError
+from maws_composer.resilience.skips import Spike, read_skips, write_skips
+
+log = logging.getLogger(__name__)
+
+
+def rewind(trainer: Trainer, error: RewindError, spikes: LossSpikes, checkpoints: ShardedCheckpoints) -> None:
+    """Have the trainer stand at a checkpoint before a spike, and leave out the batches around that. A collective.
+
+    It is the newest that has seen none of the `skip_before` batches before the spike; where there is none, the oldest.
+
+    Raises:
+        DivergedError: there is no checkpoint before the spike.
+    """
+    state, logger, folder = trainer.state, trainer.logger, spikes.folder
+    checkpoints.settle()  # all that was saved is where the run lives
+    settings, batch = spikes.settings, error.batch
+    target = on_rank_zero(lambda: _choose(folder.home / "checkpoints", batch - settings.skip_before))
+    if target is None:
+        raise DivergedError(
+            f"{error}, and there is no checkpoint before it to go back to. Start again with loss_spikes.action=skip to "
+            "go on without this batch, or with a shorter save_interval"
+        )
+    first = max(batch - settings.skip_before, target + 1)
+    spikes.remember(Spike(batch, first, batch + settings.skip_after), discard_after=target)
+    finish_rewind(folder, spikes.patience)
+    log.warning("back to batch %d; batches %d to %d are left out", target, first, batch + settings.skip_after)
+    _load(trainer, folder)
+    checkpoints.after_load(state, logger)
+    spikes.after_load(state, logger)
+
+
+def finish_rewind(folder: RunFolder, patience: float) -> None:
+    """Delete checkpoints that the run has gone back behind. A collective, and nothing if there are none.
+
+    Args:
+        folder: where the run lives.
+        patience: seconds that object storage may be away.
+    """
+    skips = on_rank_zero(lambda: read_skips(folder))
+    after = skips.discard_after
+    if after is None:
+        return
+    once_per_node(lambda: _discard(folder.checkpoints, after))
+    on_rank_zero(lambda: insist(lambda: _discard(folder.home / "checkpoints", after), folder.url, patience))
+    on_rank_zero(lambda: write_skips(folder, replace(skips, discard_after=None), patience))
+
+
+def _choose(checkpoints: RunPath, first_left_out: int) -> int | None:
+    """The batch of the checkpoint to go back to."""
+    complete = [found.batch for found in read_newest_first(checkpoints) if isinstance(found, Checkpoint)]
+    return next((batch for batch in complete if batch < first_left_out), complete[-1] if complete else None)
+
+
+def _discard(checkpoints: RunPath, after: int) -> None:
+    for found in read_newest_first(checkpoints):
+        if isinstance(found, Checkpoint) and found.batch > after:
+            log.warning("deleting %s: it was trained on batches that are left out now", found.folder)
+            delete_checkpoint(checkpoints / found.name)
+
+
+def _load(trainer: Trainer, folder: RunFolder) -> None:
+    """As at the start of a process."""
+    state = trainer.state
+    for optimizer in state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    for metrics in state.eval_metrics.values():
+        for metric in metrics.values():
+            metric.reset()  # what it has computed would be looked for in a checkpoint from before
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None, "it was there a moment ago"
+    Resume(checkpoint).before_load(state, trainer.logger)
