@@ -75,8 +75,15 @@ Notify = Callable[[int, Path, Path], bool]
 class Runs:
     """Starts runs of one miniature recipe; what a test changes is given as overrides."""
 
-    def __init__(self, folder: Path, images: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        images: Path,
+        environment: dict[str, str] | None = None,
+        launcher: tuple[str, ...] = ("composer.cli",),
+    ) -> None:
         self.folder = folder
+        self.launcher = (sys.executable, "-m", *launcher)
         self.environment = environment or {}
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(yaml.safe_dump(_recipe(images)))
@@ -146,7 +153,7 @@ class Runs:
     ) -> tuple[Path, subprocess.Popen[bytes]]:
         here = processes // nodes
         command = [
-            str(Path(sys.executable).parent / "composer"), "-n", str(here), "--world_size", str(processes),
+            *self.launcher, "-n", str(here), "--world_size", str(processes),
             "--node_rank", str(node), "--base_rank", str(node * here),
             "--master_addr", "127.0.0.1", "--master_port", str(port or free_port()),
             str(ROOT / "train.py"), str(config), f"save_folder={self.folder / name}", f"run_name={name}", *overrides,
