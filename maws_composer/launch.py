@@ -50,7 +50,7 @@ def launch(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: the scheduler's environment does not say enough.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited; a rank opens them when it is ready
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited, until `end_with_launcher` of a rank
     adopt_orphans()
     environment = os.environ | node_environment(options.nproc, options.world_size, os.environ)
     with tempfile.TemporaryDirectory(prefix="maws_composer-") as folder:
@@ -79,7 +79,8 @@ def _wait(composer: int) -> tuple[int, bool]:
     while code is None or _children(os.getpid()):
         if heard := signal.sigtimedwait(SIGNALS, _POLL):
             number, now = signal.Signals(heard.si_signo), time.monotonic()
-            is_over = now - notices.setdefault(number, now) > ONE_NOTICE
+            if now - notices.setdefault(number, now) > ONE_NOTICE:
+                is_over = True
         code = _reap().get(composer, code)
         if is_over or (code is not None and code >= 0):  # it waits for its ranks: what they left behind is left
             _kill_all()
@@ -139,7 +140,7 @@ def _conclude(outcome: Outcome, code: int, was_noticed: bool) -> int:
         _say("failed, see above; once that is put right, the same command goes on from the newest complete checkpoint")
         return FAILED
     if code:
-        _say("a rank ended and said nothing: killed for its memory, perhaps; the same command goes on with the run")
+        _say("failed, and no rank said why: its output is above, unless it was killed, for its memory perhaps")
         return FAILED
     return FINISHED
 

@@ -71,11 +71,14 @@ def _of_kubeflow(environment: Mapping[str, str]) -> Node | None:
     """torchrun's variables: Kubeflow Trainer sets them, and clusters/kubernetes.yaml does."""
     if "PET_NNODES" not in environment:
         return None
-    names = ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_PORT")
-    nodes, rank, port = (_whole(name, environment, default) for name, default in zip(names, (1, 0, 29500), strict=True))
     processes = environment.get("PET_NPROC_PER_NODE", "")  # a number, or "auto", "gpu", "cpu"
-    address = environment.get("PET_MASTER_ADDR", "127.0.0.1")
-    return Node(nodes, rank, address, port, int(processes) if processes.isdigit() else None)
+    return Node(
+        nodes=_whole("PET_NNODES", environment, "1"),
+        rank=_whole("PET_NODE_RANK", environment, environment.get("JOB_COMPLETION_INDEX", "0")),  # of an Indexed Job
+        address=environment.get("PET_MASTER_ADDR", "127.0.0.1"),
+        port=_whole("PET_MASTER_PORT", environment, "29500"),
+        processes=int(processes) if processes.isdigit() else None,
+    )
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Node | None:
@@ -90,7 +93,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Node | None:
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
     if not re.fullmatch(r"1(\(x\d+\))?", tasks):
         raise _wrong("SLURM_STEP_TASKS_PER_NODE", f"is {tasks}; one launch per node: srun --ntasks-per-node=1")
-    nodes = _whole("SLURM_STEP_NUM_NODES", environment, 1)
+    nodes = _whole("SLURM_STEP_NUM_NODES", environment, "1")
     address = environment.get("MASTER_ADDR") or ("127.0.0.1" if nodes == 1 else _first_host(environment))
     port = 20000 + int(environment["SLURM_JOB_ID"]) % 10000  # jobs may share nodes
     gpus = environment.get("SLURM_GPUS_ON_NODE", "")
@@ -112,8 +115,8 @@ def _count_gpus() -> int:
     return int(subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True).stdout) or 1
 
 
-def _whole(name: str, environment: Mapping[str, str], default: int) -> int:
-    text = environment.get(name, str(default))
+def _whole(name: str, environment: Mapping[str, str], default: str) -> int:
+    text = environment.get(name, default)
     if not text.isdigit():
         raise _wrong(name, f"is {text!r}; expected a whole number")
     return int(text)

@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 
 from maws_composer.resilience.notice import SIGNALS
 from maws_composer.resilience.outcome import FOLDER
@@ -44,6 +43,10 @@ def adopt_orphans() -> None:
 
 def _launcher_has_died() -> bool:
     """Before we asked to be told."""
-    if FOLDER in os.environ:  # `maws-composer launch` has Composer's launcher lead a process group
-        return not Path(f"/proc/{os.getpgrp()}").exists()
-    return os.getppid() == 1 and os.getpgid(1) != os.getpgrp()  # in a container, process 1 may be the launcher
+    if FOLDER not in os.environ:
+        return os.getppid() == 1 and os.getpgid(1) != os.getpgrp()  # in a container, process 1 may be the launcher
+    try:
+        os.kill(os.getpgrp(), 0)  # `maws-composer launch` has Composer's launcher lead a process group
+    except ProcessLookupError:
+        return True
+    return False
