@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from string import Template
 
 import pytest
@@ -41,11 +43,17 @@ def test_kubernetes_starts_again_what_was_preempted_and_gives_up_what_is_refused
     assert [rule["onPodConditions"][0]["type"] for rule in rules if "onPodConditions" in rule] == ["DisruptionTarget"]
 
 
-def test_numbers_that_belong_together_agree_in_the_job() -> None:
-    spec, train = job()["spec"], container()
-    given = {each["name"]: each.get("value") for each in train["env"]}
-    assert str(spec["completions"]) == str(spec["parallelism"]) == given["PET_NNODES"]
-    assert train["resources"]["limits"]["nvidia.com/gpu"] == int(given["PET_NPROC_PER_NODE"])
+@pytest.mark.parametrize("nodes", [8, 4])
+def test_numbers_that_belong_together_agree_in_the_job(nodes: int) -> None:
+    text = KUBERNETES.read_text()
+    if nodes != 8:
+        (script,) = re.findall("sed '(.*)' clusters", text)  # how its head says to have fewer
+        text = subprocess.run(["sed", script], input=text, capture_output=True, text=True, check=True).stdout
+    spec = list(yaml.safe_load_all(text))[1]["spec"]
+    (train,) = spec["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in train["env"]}
+    assert spec["completions"] == spec["parallelism"] == int(given["PET_NNODES"]) == nodes
+    assert train["resources"]["limits"]["nvidia.com/gpu"] == int(given["PET_NPROC_PER_NODE"]) == 8
     grace = next(float(each.partition("=")[2]) for each in train["args"] if each.startswith("preemption.grace"))
     assert grace < spec["template"]["spec"]["terminationGracePeriodSeconds"]
 
