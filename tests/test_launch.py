@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from maws_composer.resilience.notice import ONE_NOTICE
+from maws_composer.resilience.outcome import told
 from tests.processes import ROOT
 from tests.runs import Finished, Runs, steps_done, wait_until
 
@@ -92,6 +93,14 @@ def test_what_failed_first_is_said_last(launch: Runs) -> None:
     failure, advice = last_lines(diverged, 2)
     assert failure.startswith("DivergedError: the loss is nan at batch")
     assert advice.startswith("launch: failed, see above; once that is put right, the same command goes on")
+
+
+def test_of_several_failures_the_earliest_is_said(tmp_path: Path) -> None:
+    for moment, rank in enumerate([3, 0, 1]):
+        file = tmp_path / f"failure-rank{rank}.txt"
+        file.write_text(f"rank {rank} failed")
+        os.utime(file, ns=(moment, moment))
+    assert told(tmp_path) == (None, "rank 3 failed")
 
 
 @pytest.mark.parametrize("victim", ["launch", pytest.param("composer", marks=SLOW)])
