@@ -37,6 +37,29 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--mfu", type=_share, default=0.4, help="share of the peak to reckon with (default: %(default)s)")
     plan.set_defaults(run=_plan)
 
+    launch = commands.add_parser(
+        "launch",
+        help="train.py on all GPUs of a node, for a scheduler that takes machines away",
+        description="As `composer`, with the same options. On several nodes, one on each: the scheduler's environment "
+        "(Slurm, SkyPilot, torchrun's PET_*) says the rest. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 have the run saved; "
+        "the same signal once more, some seconds later, ends it at once. Exit codes: 0 finished; 75 preempted, start "
+        "the same command again; 2 the configuration is refused; 1 failed.",
+    )
+    launch.add_argument("-n", "--nproc", type=_positive, help="ranks on this node (default: one per GPU)")
+    launch.add_argument("--world_size", type=_positive, help="ranks on all nodes")
+    launch.add_argument("--base_rank", type=_count, help="of the first rank on this node")
+    launch.add_argument("--node_rank", type=_count, help="of this node")
+    launch.add_argument("--master_addr", help="of the first node")
+    launch.add_argument("--master_port", type=_positive, help="on the first node")
+    launch.add_argument("--stdout", metavar="FORMAT", help="file for other ranks' output, such as rank{rank}.log")
+    launch.add_argument("--stderr", metavar="FORMAT", help="likewise")
+    launch.add_argument("-v", "--verbose", action="store_true", help="say when ranks start")
+    launch.add_argument("-m", "--module_mode", action="store_true", help="the script is a module")
+    launch.add_argument("-c", "--command_mode", action="store_true", help="the script is a command")
+    launch.add_argument("script", help="train.py, or evaluate.py")
+    launch.add_argument("arguments", nargs=argparse.REMAINDER, help="its own")
+    launch.set_defaults(run=_launch)
+
     registry = commands.add_parser("registry", help="what can be named in a YAML, where it is from, its arguments")
     registry.add_argument("kind", nargs="?", choices=KINDS, help="one of %(choices)s", metavar="KIND")
     registry.add_argument("name", nargs="?", metavar="NAME")
@@ -137,6 +160,12 @@ def _plan(options: argparse.Namespace) -> None:
     if problems := check_model(loaded.run, options.gpus, memory=float("inf")):
         raise ConfigError(loaded.locate(problems))
     print(describe(loaded.run, options.gpus, options.gpu, options.mfu, options.gpus_per_node))
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from maws_composer.launch import launch
+
+    return launch(options)
 
 
 def _registry(options: argparse.Namespace) -> None:

@@ -80,13 +80,19 @@ class Runs:
         images: see `write_images`.
         environment: more of it.
         inside: a command that runs its arguments, and stands before the launcher.
+        launcher: the module that starts the ranks, and its arguments.
     """
 
     def __init__(
-        self, folder: Path, images: Path, environment: dict[str, str] | None = None, inside: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        images: Path,
+        environment: dict[str, str] | None = None,
+        inside: tuple[str, ...] = (),
+        launcher: tuple[str, ...] = ("composer.cli",),
     ) -> None:
         self.folder = folder
-        self.inside = inside
+        self.launcher = (*inside, sys.executable, "-m", *launcher)
         self.environment = environment or {}
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(yaml.safe_dump(_recipe(images)))
@@ -160,8 +166,7 @@ class Runs:
     ) -> tuple[Path, subprocess.Popen[bytes]]:
         here = processes // nodes
         command = [
-            *self.inside,
-            str(Path(sys.executable).parent / "composer"), "-n", str(here), "--world_size", str(processes),
+            *self.launcher, "-n", str(here), "--world_size", str(processes),
             "--node_rank", str(node), "--base_rank", str(node * here),
             "--master_addr", "127.0.0.1", "--master_port", str(port or free_port()),
             str(ROOT / "train.py"), str(config), f"save_folder={self.folder / name}", f"run_name={name}", *overrides,

@@ -10,26 +10,11 @@ import ctypes
 import os
 import signal
 import sys
-from contextlib import suppress
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import NoReturn
 
 import torch.distributed as dist
 
-OUTCOME = "MAWS_COMPOSER_OUTCOME"  # a folder of this launch on this machine, for what our launcher prints last
-
 ADVICE = "The same command goes on from the newest checkpoint, on whatever machines are left."
-
-
-def keep_for_launcher(rank: int, host: str, text: str) -> None:
-    """Leave `failure-rank<N>.txt` in the launch's folder, if there is such a folder, and no other rank's in it."""
-    folder = Path(os.environ.get(OUTCOME, ""))
-    if not os.environ.get(OUTCOME) or any(folder.glob("failure-rank*.txt")):
-        return
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with suppress(OSError):  # the failure itself is told elsewhere too
-        (folder / f"failure-rank{rank}.txt").write_text(f"{now}, rank {rank} on {host}:\n{text}\n{ADVICE}\n")
 
 
 def end_first(text: str) -> NoReturn:

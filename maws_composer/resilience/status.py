@@ -30,6 +30,7 @@ from maws_composer.config.problems import ConfigError
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.reporting.metrics_file import FILE, last_step
 from maws_composer.resilience.history import Numbers, RunHistory, numbers_in
+from maws_composer.resilience.outcome import tell_launcher
 from maws_composer.resilience.preemption import PreemptedError
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,17 @@ def status_of(folder: RunFolder) -> Iterator[RunHistory]:
         on_rank_zero(lambda: _put(folder, text))
         raise
     except PreemptedError:
+        tell_launcher("preempted")
         history.count_preemption()
         on_rank_zero(lambda: _write(folder, history, "preempted"))
         log.info("left after a notice; the same command goes on with the run")
         return
     except BaseException as error:
+        tell_launcher("failed", f"{type(error).__name__}: {error}")
         with suppress(Exception):  # the error itself is what has to be seen
             write_failure(folder, f"{type(error).__name__}: {error}", history)
         raise
+    tell_launcher("finished")
     on_rank_zero(lambda: _write(folder, history, "finished"))
 
 

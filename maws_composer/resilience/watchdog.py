@@ -24,9 +24,10 @@ from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.problems import ConfigError
-from maws_composer.resilience.failure import end_after_others, end_first, is_lost_connection, keep_for_launcher
+from maws_composer.resilience.failure import end_after_others, end_first, is_lost_connection
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.notice import take_no_notice_if
+from maws_composer.resilience.outcome import tell_failure
 from maws_composer.resilience.preemption import PreemptedError
 from maws_composer.resilience.progress import progress
 from maws_composer.resilience.pulse import BEAT, Pulse, Sign, Verdict
@@ -113,7 +114,7 @@ class Watchdog:
             self._end(verdict)
         self._done.set()
         take_no_notice_if(lambda: True)  # the launcher may not wait until this rank has said everything
-        keep_for_launcher(self._pulse.rank, self._pulse.host, verdict.text)
+        tell_failure(self._pulse.rank, self._pulse.host, verdict.text)
         self._let_others_read(verdict)
         # The interpreter waits for threads, which may wait for storage; the process ends all the same.
         faulthandler.dump_traceback_later(_FAREWELL, exit=True, file=self._locked)
@@ -200,7 +201,7 @@ class Watchdog:
             if not self._has_ended(rank):
                 os.kill(self._all[rank].process, signal.SIGKILL)
         if verdict.by not in self._mates:
-            keep_for_launcher(self._pulse.rank, self._pulse.host, text)
+            tell_failure(self._pulse.rank, self._pulse.host, text)
         if is_first:
             with suppress(Exception):
                 write_failure(self._folder, text, self._history)
