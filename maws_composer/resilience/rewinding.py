@@ -13,8 +13,8 @@ from dataclasses import replace
 from composer import Trainer
 
 from maws_composer.checkpoints.completeness import Checkpoint, RunPath, read_newest_first
-from maws_composer.checkpoints.retention import delete_checkpoint
 from maws_composer.checkpoints.resume import Resume, newest_checkpoint
+from maws_composer.checkpoints.retention import delete_checkpoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.checkpoints.upload import insist
