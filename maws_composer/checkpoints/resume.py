@@ -66,7 +66,8 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
         damage = _bring(checkpoint, here) if "://" in checkpoint.folder else _check(checkpoint, here, run_folder)
         if not damage:
             return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
-        log.warning("passed over %s: %s", checkpoint.folder, "; ".join(damage))
+        if dist.get_global_rank() == 0:
+            log.warning("passed over %s: %s", checkpoint.folder, "; ".join(damage))
     log.info("%s has no complete checkpoint: starting at sample 0", run_folder.url)
     return None
 
@@ -95,7 +96,8 @@ def _bring(checkpoint: Checkpoint, here: Path) -> list[str]:
     once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here))
     damage = find_damage_together(here, checkpoint, is_shared=False)
     if damage:
-        log.warning("downloading %s again: %s", checkpoint.name, "; ".join(damage))
+        if dist.get_local_rank() == 0:
+            log.warning("downloading %s again: %s", checkpoint.name, "; ".join(damage))
         once_per_node(lambda: _download(checkpoint, here))
         damage = find_damage_together(here, checkpoint, is_shared=False)
     return damage

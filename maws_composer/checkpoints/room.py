@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from maws_composer.checkpoints.completeness import RunPath, in_bytes
+from maws_composer.checkpoints.completeness import in_bytes
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.durations import parse_duration, samples
 from maws_composer.config.problems import ConfigError, Problem
@@ -39,8 +39,8 @@ def check_room(run: Run, trained: int, nodes: int) -> list[Problem]:
     return [*local, *_remote_problems(run.save_folder)]
 
 
-def _local_problems(key: str, folder: Path, one: int, all_of_them: int, why: str) -> list[Problem]:
-    """Problems with writing `one` byte count to a folder; a warning if there is no room for `all_of_them`."""
+def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -> list[Problem]:
+    """Problems with writing so many bytes to a folder; a warning if it has no room for all that will lie there."""
     for place in (folder, folder / "checkpoints"):
         nearest = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
         try:
@@ -55,10 +55,10 @@ def _local_problems(key: str, folder: Path, one: int, all_of_them: int, why: str
     if disk.free < one:
         message = f"a checkpoint takes {in_bytes(one)} in {folder}, {in_bytes(disk.free)} are free; make room there"
         return [Problem(key, f"{message}, or name another folder")]
-    if disk.free < all_of_them:
+    if disk.free < together:
         log.warning(
             "%s: checkpoints will take %s more in %s (%s), %s are free",
-            *(key, in_bytes(all_of_them), folder, why, in_bytes(disk.free)),
+            *(key, in_bytes(together), folder, why, in_bytes(disk.free)),
         )
     return []
 
@@ -82,5 +82,5 @@ def _kept_for_good(run: Run) -> int:
     return steps // parse_duration(run.save_keep_every).amount
 
 
-def _size(folder: RunPath) -> int:
+def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file())

@@ -90,6 +90,7 @@ def test_a_notice_waits_for_the_checkpoint_under_way_and_saves_its_own(runs: Run
     assert status["state"] == "preempted" and whole_ones(cut) == [10, status["batch"]]
 
 
+@pytest.mark.slow
 def test_an_error_in_training_does_not_cost_the_checkpoint_under_way(runs: Runs) -> None:
     failed = runs("failed", *SLOW, "callbacks.fail_at={batch: 12, rank: 1}", processes=2)
     assert failed.code != 0 and "a bug of this plugin" in failed.output
