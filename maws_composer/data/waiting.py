@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import TypeVar
 
 from maws_composer.data.guards import ShardError
@@ -41,8 +42,9 @@ class Patience:
         """The same samples."""
         threading.Thread(target=self._look, name="patience", daemon=True).start()
         try:
-            for number in range(1 << 62):
-                self._waited *= number % self._batch_size > 0
+            for number in count():
+                if number % self._batch_size == 0:
+                    self._waited = 0.0
                 asked_at = self._asked_at = time.monotonic()
                 try:
                     sample = next(samples)

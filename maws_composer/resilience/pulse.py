@@ -126,6 +126,20 @@ class Pulse:
             time.sleep(0.1)
 
 
+class Unchanged:
+    """For how long something has not changed, of the time that this process was awake."""
+
+    def __init__(self) -> None:
+        self._value: object = None
+        self._seconds = 0.0
+
+    def look(self, value: object, seconds: float) -> float:
+        """Look again, so many seconds later."""
+        self._seconds = self._seconds + seconds if value == self._value else 0.0
+        self._value = value
+        return self._seconds
+
+
 def _connect(world_size: int) -> Any:  # a store: torch's stubs lack half of its methods
     if world_size == 1:
         return dist.HashStore()

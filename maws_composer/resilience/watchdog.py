@@ -30,7 +30,7 @@ from maws_composer.resilience.notice import take_no_notice_if
 from maws_composer.resilience.outcome import tell_failure
 from maws_composer.resilience.preemption import PreemptedError
 from maws_composer.resilience.progress import progress
-from maws_composer.resilience.pulse import BEAT, Pulse, Sign, Verdict
+from maws_composer.resilience.pulse import BEAT, Pulse, Sign, Unchanged, Verdict
 from maws_composer.resilience.settings import WatchdogSettings
 from maws_composer.resilience.stacks import dump, explain, place
 from maws_composer.resilience.status import write_failure
@@ -76,6 +76,7 @@ class Watchdog:
         self._stacks = folder.local / "stacks" / f"rank{dist.get_rank()}.txt"
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
         self._locked = self._stacks.with_suffix(".locked.txt").open("w")
+        faulthandler.enable()  # a crash in C shall say where it was
         self._pulse = Pulse()
         self._all: dict[int, Sign] = self._pulse.signs(range(self._pulse.world_size))
         first = self._pulse.rank - composer_dist.get_local_rank()
@@ -147,11 +148,13 @@ class Watchdog:
         silence = self._settings.silence
         quiet = {rank: self._quiet[rank].look(sign.beats, seconds) for rank, sign in self._signs.items()}
         if ended := [rank for rank in self._mates if self._has_ended(rank)]:
-            return self._gone(ended, "has ended without a word: killed, perhaps for want of memory")
+            return self._gone(
+                ended, "has ended without a word: it crashed, see its output, or was killed, perhaps for memory"
+            )
         if self._unheard_since is not None and time.monotonic() - self._unheard_since > 2 * BEAT:
             return self._gone([0], "has ended without a word")
         if silence is not None and (
-            silent := [rank for rank, time in quiet.items() if time > silence and not self._is_debugged(rank)]
+            silent := [rank for rank, passed in quiet.items() if passed > silence and not self._is_debugged(rank)]
         ):
             return self._gone(silent, f"has not been heard of for {silence:.0f} s: stopped, or its machine is gone")
         idle = self._idle.look(tuple(sign.progress for sign in self._signs.values()), seconds)
@@ -242,20 +245,6 @@ class Watchdog:
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} (process {self._all[rank].process} on {self._all[rank].host})"
-
-
-class Unchanged:
-    """For how long something has not changed, of the time that this process was awake."""
-
-    def __init__(self) -> None:
-        self._value: object = None
-        self._seconds = 0.0
-
-    def look(self, value: object, seconds: float) -> float:
-        """Look again, so many seconds later."""
-        self._seconds = self._seconds + seconds if value == self._value else 0.0
-        self._value = value
-        return self._seconds
 
 
 def _process_state(process: int) -> str:

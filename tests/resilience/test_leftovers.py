@@ -11,8 +11,9 @@ from numpy.testing import assert_allclose
 from tests.runs import Finished, Runs, steps_done
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("locks_too", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("locks_too", [True, False])
 def test_a_killed_run_goes_on_beside_another_and_both_end_as_if_alone(
     runs: Runs, images: Path, tmp_path: Path, locks_too: bool
 ) -> None:

@@ -15,7 +15,7 @@ from tests.runs import Finished, Runs, steps_done
 from tests.s3_server import S3Server, rclone
 
 SILENCE = 8.0
-SOON = 30.0  # seconds; with the default of 40 instead of SILENCE, a minute
+SOON = SILENCE + 20.0  # seconds; with the default of 40, a minute
 
 ENDLESS = ("max_duration=1_000_000sp", f"watchdog.silence={SILENCE}")
 
@@ -58,19 +58,19 @@ def status(finished: Finished) -> dict:
     return json.loads((finished.folder / "status.json").read_text())
 
 
-CASES = [
-    (1, signal.SIGKILL, 1, 0, "has ended without a word"),
-    (1, signal.SIGKILL, 2, 0, "has ended without a word"),
-    (0, signal.SIGKILL, 2, 1, "has ended without a word"),
-    (1, signal.SIGSTOP, 1, 0, "has not been heard of for 8 s"),
-    (1, signal.SIGSTOP, 2, 0, "has not been heard of for 8 s"),
-    (0, signal.SIGSTOP, 2, 1, "has not been heard of for 8 s"),
-]
+DEAD, SILENT = "has ended without a word", f"has not been heard of for {SILENCE:.0f} s"
 
 
 @pytest.mark.parametrize(
     ("rank", "each", "nodes", "survivor", "message"),
-    [pytest.param(*case, marks=[] if number in (0, 4) else [pytest.mark.slow]) for number, case in enumerate(CASES)],
+    [
+        pytest.param(1, signal.SIGKILL, 1, 0, DEAD, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGKILL, 2, 0, DEAD, marks=pytest.mark.slow),
+        pytest.param(0, signal.SIGKILL, 2, 1, DEAD, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGSTOP, 1, 0, SILENT, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGSTOP, 2, 0, SILENT),
+        pytest.param(0, signal.SIGSTOP, 2, 1, SILENT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_dies_or_falls_silent_ends_the_run_on_every_node(
     runs: Runs, rank: int, each: signal.Signals, nodes: int, survivor: int, message: str
@@ -82,6 +82,15 @@ def test_a_rank_that_dies_or_falls_silent_ends_the_run_on_every_node(
     assert status(cut)["state"] == "failed"
     assert f"rank {rank} (process {blow.process} on " in status(cut)["reason"] and message in status(cut)["reason"]
     assert message in cut.output and "notice: SIGTERM" not in cut.output
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_missed_by_those_that_do_not_wait_for_it(runs: Runs) -> None:
+    busy = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=6", "callbacks.sleep_at.seconds=300")
+    blow = Blow(1, signal.SIGKILL)
+    cut = runs("cut", *ENDLESS, *busy, processes=2, nodes=2, notify=blow)
+    assert time.monotonic() - blow.at < SOON
+    assert status(cut)["state"] == "failed" and f"process {blow.process} " in status(cut)["reason"]
 
 
 def test_a_hang_is_told_with_the_stacks_of_all_ranks_and_the_rank_that_hangs(runs: Runs) -> None:
