@@ -148,6 +148,7 @@ class Launched:
         wait_until(lambda: len(list(self.folder.glob("listens-*"))) == 2, self.process, 60)
 
 
+@SLOW
 def test_the_same_signal_again_ends_all_at_once(tmp_path: Path) -> None:
     launched = Launched(tmp_path, "never leaves")
     launched.wait_until_ranks_listen()
