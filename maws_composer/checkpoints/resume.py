@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
         here = run_folder.checkpoints / checkpoint.name
         damage = _bring(checkpoint, here) if "://" in checkpoint.folder else _check(checkpoint, here, run_folder)
         if not damage:
+            _say_versions(checkpoint)
             return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
         if dist.get_global_rank() == 0:
             log.warning("passed over %s: %s", checkpoint.folder, "; ".join(damage))
@@ -85,6 +87,14 @@ def _newest_first(run_folder: RunFolder) -> Iterator[Checkpoint]:
             yield found
         else:
             log.warning("passed over %s: %s", found.folder, found.reason)
+
+
+def _say_versions(checkpoint: Checkpoint) -> None:
+    """Results across versions of libraries agree as far as these libraries do."""
+    versions = {"torch": (checkpoint.torch, version("torch")), "composer": (checkpoint.composer, version("mosaicml"))}
+    changed = [f"{name} {was} (now {now})" for name, (was, now) in versions.items() if was not in (None, now)]
+    if changed:
+        log.info("%s was saved with %s: losses may differ in their last digits", checkpoint.name, ", ".join(changed))
 
 
 def _check(checkpoint: Checkpoint, here: Path, run_folder: RunFolder) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.faults.matrix import Row
@@ -21,3 +23,14 @@ def test_harmful_key(whole: Finished, runs: Runs, row: Row) -> None:
     refused = runs("cut", *row.recording, "optimizer.base_lr=0.03")
     row.error(refused, "was 0.02 when ep0-ba10 was saved, is now 0.03")
     row.same_run(runs("cut", *row.recording), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("a checkpoint of another version of torch", "goes on, and says so")
+def test_other_versions(whole: Finished, runs: Runs, row: Row) -> None:
+    cut = runs("cut", *row.recording, kill_after_saving=30)
+    for marker in cut.folder.glob("checkpoints/*/complete.json"):
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | {"torch": "2.6.0"}))
+    again = runs("cut", *row.recording)
+    assert "was saved with torch 2.6.0 (now" in again.output
+    row.same_run(again, whole)

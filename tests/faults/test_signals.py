@@ -34,6 +34,16 @@ def test_sigterm_to_the_launcher(whole: Finished, runs: Runs, row: Row) -> None:
     assert row.lost == 0
 
 
+@pytest.mark.slow
+@pytest.mark.fault("SIGTERM to `maws-composer launch`", "the ranks save and leave; exit code 75: start it again")
+def test_sigterm_to_our_launcher(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
+    runs = Runs(tmp_path, images, launcher=("maws_composer.cli", "launch"))
+    cut = runs("cut", *row.recording, processes=2, notify=to_launcher(signal.SIGTERM, after_steps(13)))
+    assert cut.code == 75 and status(cut.folder)["state"] == "preempted", cut.output
+    row.same_run(runs("cut", *row.recording), whole)
+    assert row.lost == 0
+
+
 @pytest.mark.fault("SIGTERM to one rank", "all ranks stop after the same step, save, and exit with 0")
 def test_sigterm_to_one_rank(whole: Finished, runs: Runs, row: Row) -> None:
     preempted_and_resumed(runs, row, whole, to_rank(1, signal.SIGTERM, after_steps(13)))
