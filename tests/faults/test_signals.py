@@ -28,7 +28,7 @@ def preempted_and_resumed(runs: Runs, row: Row, whole: Finished, notify: Notify,
 
 
 @pytest.mark.slow
-@pytest.mark.fault("SIGTERM to Composer's launcher", "it dies at once; the ranks hear of it, save and leave")
+@pytest.mark.fault("SIGTERM to Composer's launcher", "it passes it on and gives the ranks 30 s: they save and leave")
 def test_sigterm_to_the_launcher(whole: Finished, runs: Runs, row: Row) -> None:
     preempted_and_resumed(runs, row, whole, to_launcher(signal.SIGTERM, after_steps(13)))
     assert row.lost == 0
