@@ -23,7 +23,7 @@ class SmallDisk:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
-        folder.mkdir()
+        folder.mkdir(parents=True)
         mount = f"mount -t tmpfs -o size={size} tmpfs '{folder}' && echo && exec sleep 3600"
         self._holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE)
         assert self._holder.stdout is not None and self._holder.stdout.readline(), "the disk was not mounted"
@@ -37,9 +37,10 @@ class SmallDisk:
     def seen(self) -> Path:
         return Path(f"/proc/{self._holder.pid}/root{self.folder}")
 
-    def remount(self, options: str) -> None:
-        """For example `ro`, or `size=8m`."""
-        subprocess.run([*self.inside, "mount", "-o", f"remount,{options}", str(self.folder)], check=True)
+    def remount(self, options: str) -> bool:
+        """For example `ro`, or `size=8m`. Returns whether it could be: not to `ro` while a file is being written."""
+        command = [*self.inside, "mount", "-o", f"remount,{options}", str(self.folder)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def __enter__(self) -> SmallDisk:
         return self

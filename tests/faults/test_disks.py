@@ -34,12 +34,9 @@ def seen(disk: SmallDisk, finished: Finished) -> Finished:
     return Finished(finished.code, finished.output, disk.seen / "run")
 
 
-def remount_after(disk: SmallDisk, steps: int, options: str) -> Notify:
+def fill_after(disk: SmallDisk, steps: int) -> Notify:
     def notify(launcher: int, run_folder: Path, log: Path) -> bool:
-        if not after_steps(steps)(disk.seen / "run", log):
-            return False
-        disk.remount(options)
-        return True
+        return after_steps(steps)(disk.seen / "run", log) and disk.remount(f"size={used(disk) + (1 << 20)}")
 
     return notify
 
@@ -50,21 +47,26 @@ def used(disk: SmallDisk) -> int:
 
 @pytest.mark.fault("the disk fills up", "the run stops, with its last checkpoint whole; with room, it goes on")
 def test_full_disk(whole: Finished, runs: Runs, row: Row, disk: SmallDisk) -> None:
-    full = remount_after(disk, 12, "size=1m")
-    stopped = runs("run", on_disk(disk), *row.recording, processes=2, notify=full)
-    row.error(stopped, "No space left on device")
+    stopped = runs("run", on_disk(disk), *row.recording, processes=2, notify=fill_after(disk, 12))
+    row.error(stopped, "could not be saved: no space left on device")
     disk.remount("size=64m")
     assert json.loads((disk.seen / "run/checkpoints/ep0-ba10/complete.json").read_text())
     row.same_run(seen(disk, runs("run", on_disk(disk), *row.recording, processes=2)), whole)
 
 
 @pytest.mark.slow
-@pytest.mark.fault("the disk becomes read-only", "the run stops, with its last checkpoint whole")
-def test_disk_that_becomes_read_only(whole: Finished, runs: Runs, row: Row, disk: SmallDisk) -> None:
-    stopped = runs("run", on_disk(disk), *row.recording, processes=2, notify=remount_after(disk, 12, "ro"))
-    row.error(stopped, "Read-only file system")
-    disk.remount("rw")
-    row.same_run(seen(disk, runs("run", on_disk(disk), *row.recording)), whole)
+@pytest.mark.fault("the disk of the checkpoints becomes read-only", "the run stops, with its last checkpoint whole")
+def test_disk_that_becomes_read_only(whole: Finished, row: Row, tmp_path: Path, images: Path) -> None:
+    with SmallDisk(tmp_path / "run" / "checkpoints", 64 << 20) as disk:
+        runs = Runs(tmp_path, images, inside=disk.inside)
+
+        def lock(launcher: int, run_folder: Path, log: Path) -> bool:
+            return after_steps(12)(run_folder, log) and disk.remount("ro")
+
+        stopped = runs("run", *row.recording, processes=2, notify=lock)
+        row.error(stopped, "could not be saved: read-only file system")
+        disk.remount("rw")
+        row.same_run(runs("run", *row.recording), whole)
 
 
 @pytest.mark.slow
@@ -72,7 +74,7 @@ def test_disk_that_becomes_read_only(whole: Finished, runs: Runs, row: Row, disk
 def test_read_only_save_folder(whole: Finished, runs: Runs, row: Row, disk: SmallDisk) -> None:
     disk.remount("ro")
     refused = runs("run", on_disk(disk), *row.recording, processes=2)
-    row.error(refused, "save_folder")
+    row.error(refused, "is not writable: Read-only file system")
     assert refused.code == 2
     disk.remount("rw")
     row.same_run(seen(disk, runs("run", on_disk(disk), *row.recording)), whole)

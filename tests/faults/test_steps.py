@@ -10,20 +10,20 @@ from tests.faults.matrix import SAVE_INTERVAL, Row
 from tests.moments import after_steps, to_rank
 from tests.runs import Finished, Runs
 
-NAN = ("callbacks.spoil_step.batches=[25]", "callbacks.spoil_step.factor=.nan")
+NAN = ("callbacks.spoil_step.batches=[25]", "callbacks.spoil_step.factor=1e300")
 
 
-@pytest.mark.fault("a loss that is NaN once, as of a faulty GPU", "the run stops before anything of it is kept")
+@pytest.mark.fault("a loss that is infinite once, as of a faulty GPU", "the run stops before anything of it is kept")
 def test_nan(whole: Finished, runs: Runs, row: Row) -> None:
     stopped = runs("run", *row.recording, *NAN, processes=2)
-    row.error(stopped, "the loss is nan at batch 25")
+    row.error(stopped, "the loss is inf at batch 25")
     row.same_run(runs("run", *row.recording, processes=2), whole)
     assert row.lost <= SAVE_INTERVAL
 
 
 @pytest.mark.slow
 @pytest.mark.fault(
-    "a loss that is always NaN at a batch, `loss_spikes.action=rewind`, SIGKILL after that",
+    "a loss that is infinite whenever a batch is trained on, `loss_spikes.action=rewind`, SIGKILL after that",
     "back to a checkpoint, on without the batch; as if it had been left out from the start",
 )
 def test_nan_that_comes_again(runs: Runs, row: Row) -> None:
