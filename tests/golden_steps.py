@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from composer import Callback, Trainer
-from composer.algorithms import GradientClipping
 from composer.core import Time
 
+from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.run import Run
 from maws_composer.data.randomness import philox
 from maws_composer.data.settings import Data, TrainData
@@ -20,6 +21,7 @@ from maws_composer.optim.settings import AdamW
 from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.settings import Speed
 from maws_composer.parallel.shard import already_sharded, shard
+from maws_composer.resilience.loss_spikes import LossSpikes
 from maws_composer.stages.mae import MaeStage
 
 STEPS, BATCH, SIZE = 50, 16, 24
@@ -54,7 +56,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     run = Run(
         stage="mae", model={}, data=Data(train=TrainData(local="nowhere")), global_train_batch_size=BATCH,
-        max_duration=f"{STEPS * BATCH}sp", optimizer=AdamW(base_lr=0.02),
+        max_duration=f"{STEPS * BATCH}sp", optimizer=AdamW(base_lr=0.02), gradient_clip=0.5,
     )  # fmt: skip
     with torch.device("meta"):
         stage = MaeStage("vit_micro", SIZE, decoder=DecoderSize(32, 1, 2), run=run)
@@ -66,8 +68,7 @@ def main() -> None:
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
         step_schedulers_every_batch=True,
-        algorithms=[GradientClipping("norm", 0.5)],
-        callbacks=[losses],
+        callbacks=[LossSpikes(run, RunFolder("nowhere", Path("nowhere"))), losses],
         max_duration=Time(STEPS * BATCH, "sp"),
         device="cpu",
         device_train_microbatch_size=BATCH,

@@ -16,6 +16,7 @@ from maws_composer.models.initialization import initialize
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.vit import VisionTransformer
 from tests.captioned import captions, write_captioned
+from tests.resilience.test_loss_spikes import left_out, spoil
 from tests.runs import Finished, Runs
 from tests.test_training import RECORD_IDS, ids_per_batch, same_curve
 from tests.text_towers import write_text_tower
@@ -124,3 +125,12 @@ def test_what_a_run_begins_with_is_asked_for_before_it_begins(lit: Runs) -> None
     assert refused.code == 2
     assert "a tower that knows 20" in refused.output and "fills up with token 1" in refused.output
     assert "a locked image tower stays what it begins as" in refused.output
+
+
+def test_a_step_that_is_not_finite_is_left_out_with_cached_gradients_too(lit: Runs) -> None:
+    short = ("max_duration=128sp", "eval_interval=100ba", "speed.device_train_microbatch_size=3")
+    told = lit("told", *spoil("update", [5]), *short, processes=2)
+    skipped = lit("skipped", *spoil("gradient", [5]), *short, "loss_spikes.action=skip", processes=2)
+    assert skipped.code == 0, skipped.output
+    assert left_out(skipped) == [5]
+    assert skipped.losses == told.losses

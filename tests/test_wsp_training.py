@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.labelled import long_tailed, write_labelled
+from tests.resilience.test_loss_spikes import left_out, spoil
 from tests.runs import Finished, Runs
 from tests.test_training import RECORD_IDS, ids_per_batch, same_curve
 
@@ -98,3 +99,12 @@ def test_another_resampling_is_refused_at_resume(whole: Finished, wsp: Runs) -> 
     changed = wsp("whole", "data.train.resampling.threshold=0.1", "allow_changed_config=true", "max_duration=1600sp")
     assert changed.code == 2
     assert "data.train.resampling  was " in changed.output and "the order of samples would change" in changed.output
+
+
+def test_a_step_that_is_not_finite_is_left_out(wsp: Runs) -> None:
+    short = ("max_duration=128sp", "eval_interval=100ba")
+    told = wsp("told", *spoil("update", [5]), *short)
+    skipped = wsp("skipped", *spoil("gradient", [5]), *short, "loss_spikes.action=skip")
+    assert skipped.code == 0, skipped.output
+    assert left_out(skipped) == [5]
+    assert skipped.losses == told.losses

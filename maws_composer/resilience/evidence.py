@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,13 +11,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from maws_composer.checkpoints.run_folder import RunFolder, send
-from maws_composer.checkpoints.upload import insist
+from maws_composer.checkpoints.upload import UploadError, insist
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 3
+_PATIENCE = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def gather_evidence(
         parameters: the trained ones.
     """
     norms = {
-        name: float(whole(torch.linalg.vector_norm(parameter.grad)))
+        name: float(torch.linalg.vector_norm(parameter.grad).full_tensor())
         for name, parameter in parameters.items()
         if parameter.grad is not None
     }
@@ -77,19 +80,17 @@ def gather_evidence(
     return Evidence(number, reason, norms, epoch, [row[0] for row in rows], [row[1] for row in rows])
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor's value; a collective if it is one."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def keep_evidence(folder: RunFolder, evidence: Evidence, patience: float) -> None:
+def keep_evidence(folder: RunFolder, evidence: Evidence) -> None:
     """Write it to `spikes/ba<batch>.json` of the run's folder; null stands for NaN and infinities."""
     norms = {name: norm if math.isfinite(norm) else None for name, norm in evidence.gradient_norms.items()}
     name = _file(evidence.batch)
     path = folder.local / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**asdict(evidence), "gradient_norms": norms}, indent=1) + "\n")
-    insist(lambda: send(folder, name), f"{folder.url}/{name}", patience)
+    try:
+        insist(lambda: send(folder, name), f"{folder.url}/{name}", _PATIENCE)
+    except UploadError as error:  # the spike itself is what has to be seen
+        log.warning("%s", error)
 
 
 def _file(batch: int) -> str:

@@ -61,7 +61,8 @@ def finish_rewind(folder: RunFolder, patience: float) -> None:
     after = skips.discard_after
     if after is None:
         return
-    once_per_node(lambda: _discard(folder.checkpoints, after))
+    if folder.is_remote:
+        once_per_node(lambda: _discard(folder.checkpoints, after))
     on_rank_zero(lambda: insist(lambda: _discard(folder.home / "checkpoints", after), folder.url, patience))
     on_rank_zero(lambda: write_skips(folder, replace(skips, discard_after=None), patience))
 

@@ -43,6 +43,16 @@ def test_a_run_decays_as_its_yaml_says(tmp_path: Path) -> None:
         assert optimizer.param_groups[0]["lr"] == pytest.approx(peak * quarter)
 
 
+def test_a_checkpoint_does_not_change_the_kernel() -> None:
+    """On CPUs it once was another, which knows no `found_inf`."""
+    optimizer, older = (build_optimizer(nn.Linear(2, 2), AdamW(), 256) for _ in range(2))
+    state = older.state_dict()
+    for group in state["param_groups"]:
+        group["fused"] = False
+    optimizer.load_state_dict(state)
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
 def test_it_ends_where_it_is_told_and_stays_there() -> None:
     assert warmup_then_decay(1000, 1000, 0.0, final=0.1) == pytest.approx(0.1)
     assert warmup_then_decay(2000, 1000, 0.0, final=0.1) == pytest.approx(0.1)

@@ -124,7 +124,7 @@ def test_a_rewound_run_that_is_killed_goes_on_without_the_batches(told_to_rewind
 
 
 def test_a_rewind_that_was_cut_off_is_completed_by_the_next_start(told_to_rewind: Finished, runs: Runs) -> None:
-    begun = runs("begun", kill_after_saving=30)
+    begun = runs("begun", *REWINDING, kill_after_saving=30)
     skips = Skips((Spike(SPIKE, AROUND[0], AROUND[-1]),), discard_after=20)
     (begun.folder / "skips.json").write_text(skips.to_json())
     again = runs("begun", *REWINDING)
