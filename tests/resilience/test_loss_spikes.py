@@ -123,6 +123,7 @@ def test_a_rewound_run_that_is_killed_goes_on_without_the_batches(told_to_rewind
     assert_allclose(without_spike(again), without_spike(told_to_rewind), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rewind_that_was_cut_off_is_completed_by_the_next_start(told_to_rewind: Finished, runs: Runs) -> None:
     begun = runs("begun", *REWINDING, kill_after_saving=30)
     skips = Skips((Spike(SPIKE, AROUND[0], AROUND[-1]),), discard_after=20)
