@@ -110,7 +110,7 @@ def describe(run: Run, gpus: int, gpu: str, mfu: float, gpus_per_node: int = 8) 
         ),
         ("microbatch", f"{microbatch} of the {share} images of a GPU: {_passes(share, microbatch)} a step"),
         ("sharding", f"{replicate} replicas x {shard} shards"),
-        ("may go on on", say_world_sizes(possible, gpus_per_node)),
+        ("may be resumed on", say_world_sizes(possible, gpus_per_node)),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

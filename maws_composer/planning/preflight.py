@@ -43,7 +43,7 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     log.info("%s", data.epoch)
     per_node = world_size // nodes if nodes > 1 else torch.cuda.device_count() or None
     possible = possible_world_sizes(loaded.run, workload_of(loaded.run), per_node, 4 * world_size, memory)
-    log.info("may go on on %s", say_world_sizes(possible, per_node))
+    log.info("may be resumed on %s", say_world_sizes(possible, per_node))
 
 
 def check_nodes(world_size: int) -> list[Problem]:

@@ -64,7 +64,7 @@ def test_numbers_of_gpus_are_those_that_share_batch_nodes_and_memory() -> None:
     # nodes of 8: 1, 2, 3 and 6 divide 6 canonical nodes; 104 GB of states do not fit one, two or three of 40 GB
     assert possible_world_sizes(run, workload, 8, 64, float("inf")) == [1, 2, 3, 4, 6, 8, 16, 24, 48]
     assert possible_world_sizes(run, workload, 8, 64, 40 * GB) == [4, 6, 8, 16, 24, 48]
-    assert "may go on on      4, 6, 8, 16, 24, 48 GPUs, 8 per node" in describe(run, 24, "a100-40gb", mfu=0.4)
+    assert "may be resumed on  4, 6, 8, 16, 24, 48 GPUs, 8 per node" in describe(run, 24, "a100-40gb", mfu=0.4)
 
 
 def test_nodes_of_unequal_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
