@@ -20,6 +20,7 @@ from maws_composer.resilience.progress import limited_wait
 log = logging.getLogger(__name__)
 
 _BETWEEN_LOOKS = 1.0  # seconds, while there is nothing to do but wait
+_THREAD = "saving"
 _FAREWELL = 30.0  # seconds that a process which ends because of an error leaves to what is being written
 
 
@@ -49,7 +50,7 @@ class UnderWay:
         self._writing = Future()
         if in_background:
             # A daemon, unlike those of torch's async_save: a process has to be able to end without it.
-            threading.Thread(target=_work, args=(self._writing, write), name="saving", daemon=True).start()
+            threading.Thread(target=_work, args=(self._writing, write), name=_THREAD, daemon=True).start()
         else:
             _work(self._writing, write)
             self.look()
@@ -120,6 +121,13 @@ class UnderWay:
         errors = on_every_rank(lambda: self._error, self._group)
         self._writing = None
         raise next(error for error in errors if error is not None)
+
+
+def leave_time_to_write(seconds: float) -> None:
+    """Before this process ends because of another: what is being written needs all ranks."""
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join(seconds)
 
 
 def _work(future: Future[None], write: Callable[[], None]) -> None:

@@ -41,9 +41,10 @@ def leave_process_group(code: int = 0) -> None:
         code: what this rank will exit with. Where it is not 0, the launcher ends all that still runs and returns the
             code of the first rank, so that all others let it go first.
     """
-    dist.barrier()
-    time.sleep(0.1)
-    dist.destroy_process_group()
+    if dist.is_initialized():  # an error may have come before that
+        dist.barrier()
+        time.sleep(0.1)
+        dist.destroy_process_group()
     if code and composer_dist.get_local_rank():
         let_signals_end()
         time.sleep(60)

@@ -100,20 +100,21 @@ class RunHistory(Callback):
         self._now = replace(self._now, preemptions=self._now.preemptions + 1)
 
     def after_load(self, state: State, logger: Logger) -> None:
+        before = self._now if self._has_stepped else self._before
         self._reach(state)
-        lost_steps = max(self._before.batch - self._now.batch, 0)
-        lost_seconds = max(self._before.seconds - self._now.seconds, 0.0) if lost_steps else 0.0
+        lost_steps = max(before.batch - self._now.batch, 0)
+        lost_seconds = max(before.seconds - self._now.seconds, 0.0) if lost_steps else 0.0
         self._now = replace(
             self._now,
-            lost_steps=self._before.lost_steps + lost_steps,
-            lost_seconds=round(self._before.lost_seconds + lost_seconds, 3),
+            lost_steps=before.lost_steps + lost_steps,
+            lost_seconds=round(before.lost_seconds + lost_seconds, 3),
         )
         if self._now.batch or self._now.start > 1:
             log.info("%s", self._say(state, lost_steps, lost_seconds))
 
     def batch_end(self, state: State, logger: Logger) -> None:
         self._reach(state)
-        is_first = not self._now.seconds_to_first_step
+        is_first = not self._has_stepped
         if is_first:
             self._now = replace(self._now, seconds_to_first_step=round(time.monotonic() - self._began, 3))
         numbers = asdict(self.numbers)
@@ -125,12 +126,19 @@ class RunHistory(Callback):
         return asdict(self.numbers)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._has_stepped:  # the run goes back within this start, which counts on
+            return
         saved, before = numbers_in(state), self._before
         self._saved_on = saved.world_size
         furthest = max(before, saved, key=lambda numbers: numbers.reach)  # the checkpoint, if the status is lost
         totals = {name: max(getattr(saved, name), getattr(before, name)) for name in _TOTALS}
         self._before = replace(furthest, **totals)
         self._now = _next_start(self._before)
+
+    @property
+    def _has_stepped(self) -> bool:
+        """In this process."""
+        return self._now.seconds_to_first_step > 0
 
     def _reach(self, state: State) -> None:
         at = state.timestamp

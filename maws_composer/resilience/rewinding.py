@@ -11,6 +11,7 @@ import logging
 from dataclasses import replace
 
 from composer import Trainer
+from composer.core import Event
 
 from maws_composer.checkpoints.completeness import Checkpoint, RunPath, read_newest_first
 from maws_composer.checkpoints.resume import Resume, newest_checkpoint
@@ -33,9 +34,8 @@ def rewind(trainer: Trainer, error: RewindError, spikes: LossSpikes, checkpoints
     Raises:
         DivergedError: there is no checkpoint before the spike.
     """
-    state, logger, folder = trainer.state, trainer.logger, spikes.folder
+    folder, settings, batch = spikes.folder, spikes.settings, error.batch
     checkpoints.settle()  # all that was saved is where the run lives
-    settings, batch = spikes.settings, error.batch
     target = on_rank_zero(lambda: _choose(folder.home / "checkpoints", batch - settings.skip_before))
     if target is None:
         raise DivergedError(
@@ -47,8 +47,7 @@ def rewind(trainer: Trainer, error: RewindError, spikes: LossSpikes, checkpoints
     finish_rewind(folder, spikes.patience)
     log.warning("back to batch %d; batches %d to %d are left out", target, first, batch + settings.skip_after)
     _load(trainer, folder)
-    checkpoints.after_load(state, logger)
-    spikes.after_load(state, logger)
+    trainer.engine.run_event(Event.AFTER_LOAD)
 
 
 def finish_rewind(folder: RunFolder, patience: float) -> None:
