@@ -140,20 +140,6 @@ class Runs:
                 kill_session(launcher.pid)
         return Finished(process.wait(), log.read_text(), run_folder)
 
-    def kill_launcher(self, name: str, after_steps: int, processes: int, wait: float) -> list[str]:
-        """SIGKILL the launcher only; returns the command lines of what still runs `wait` seconds later."""
-        _, process = self._start(name, self.recipe, ("max_duration=1_000_000sp",), processes)
-        try:
-            wait_until(lambda: steps_done(self.folder / name) >= after_steps, process, 120)
-            process.kill()
-            process.wait()
-            until = time.monotonic() + wait
-            while session(process.pid) and time.monotonic() < until:
-                time.sleep(0.2)
-            return [(Path("/proc") / str(pid) / "cmdline").read_text() for pid in session(process.pid)]
-        finally:
-            kill_session(process.pid)
-
     def _start(
         self,
         name: str,

@@ -14,7 +14,7 @@ import pytest
 from numpy.testing import assert_allclose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs, write_images
+from tests.runs import GLOBAL_BATCH, IMAGES, Finished, Runs
 from tests.s3_server import S3Server, rclone
 from tests.samples import samples_of
 
@@ -79,23 +79,11 @@ def test_gaining_processes_does_not_change_the_curve(whole: Finished, runs: Runs
     same_curve(runs("grown", "speed.workers=1", processes=2), whole)
 
 
-def test_two_nodes_of_one_process_give_the_curve_of_one_node_of_two(whole: Finished, runs: Runs) -> None:
-    runs("nodes", processes=2, nodes=2, kill_after=22)
-    same_curve(runs("nodes", processes=2), whole)
-
-
 @pytest.mark.slow
 def test_replicas_of_shards_on_four_processes_give_the_same_curve(whole: Finished, runs: Runs) -> None:
     four = runs("four", "speed.sharding.shard=2", "speed.workers=1", processes=4, timeout=500)
     assert "4 GPUs = 2 replicas x 2 shards" in four.output
     same_curve(four, whole)
-
-
-@pytest.mark.slow
-def test_four_processes_cut_to_two_and_to_one_give_the_same_curve(whole: Finished, runs: Runs) -> None:
-    runs("shrinking", processes=4, kill_after=12, timeout=500)
-    runs("shrinking", processes=2, kill_after=33)
-    same_curve(runs("shrinking", processes=1), whole)
 
 
 def test_killed_after_the_end_of_an_epoch_it_goes_on_with_the_next(whole: Finished, runs: Runs) -> None:
@@ -106,35 +94,12 @@ def test_killed_after_the_end_of_an_epoch_it_goes_on_with_the_next(whole: Finish
     same_bits(again, whole)
 
 
-def test_a_cut_off_checkpoint_is_passed_over(whole: Finished, runs: Runs) -> None:
-    shutil.copytree(whole.folder, runs.folder / "cut-off")
-    newest = runs.folder / "cut-off" / "checkpoints" / "ep1-ba50"
-    (newest / "complete.json").unlink()
-    again = runs("cut-off")
-    assert "ep1-ba50: it has no complete.json: saving or uploading it was cut off" in again.output
-    assert "ep1-ba40 at batch 40, sample 640" in again.output
-    same_bits(again, whole)
-    lines = (again.folder / "metrics.jsonl").read_text().splitlines()
-    assert sum('"batch": 45,' in line for line in lines) == 2  # it was trained on again
-
-
 def test_a_finished_run_is_not_run_again(whole: Finished, runs: Runs) -> None:
     shutil.copytree(whole.folder, runs.folder / "done")
     lines = (whole.folder / "metrics.jsonl").read_text()
     again = runs("done")
     assert "is complete already: 800 samples" in again.output
     assert again.code == 0 and (again.folder / "metrics.jsonl").read_text() == lines
-
-
-def test_a_changed_configuration_is_refused_by_name(whole: Finished, runs: Runs) -> None:
-    shutil.copytree(whole.folder, runs.folder / "changed")
-    refused = runs("changed", "optimizer.weight_decay=0.1", "speed.workers=1", processes=2)
-    assert refused.code == 2
-    assert (
-        refused.output.count("optimizer.weight_decay  was 0.05 when ep1-ba50 was saved, is now 0.1; set it back") == 1
-    )
-    assert "speed.workers" not in refused.output
-    assert (refused.folder / "config.yaml").read_text() == (whole.folder / "config.yaml").read_text()
 
 
 def test_a_run_goes_on_with_callbacks_that_its_checkpoint_has_not(whole: Finished, runs: Runs) -> None:
@@ -195,20 +160,3 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(runs: Runs) ->
     assert diverged.code != 0
     assert "the loss is nan at batch" in diverged.output
     assert not list((diverged.folder / "checkpoints").iterdir())
-
-
-def test_ranks_end_with_their_launcher(runs: Runs) -> None:
-    """A launcher ended by SIGKILL leaves its ranks running otherwise (Composer 0.32)."""
-    survivors = runs.kill_launcher("orphans", after_steps=3, processes=2, wait=30)
-    assert survivors == []
-
-
-def test_an_undecodable_image_is_replaced_counted_and_named(runs: Runs, tmp_path: Path) -> None:
-    damaged = write_images(tmp_path / "damaged", count=64, broken={7: b"no image"})
-    counted = runs(
-        "damaged", f"data.train.local={damaged}", "max_duration=256sp", "data.train.max_bad_share=0.1",
-        "data.train.num_canonical_nodes=1",
-    )  # fmt: skip
-    assert counted.code == 0, counted.output
-    assert "sample 00007 cannot be used: image cannot be decoded: not an image of a known format" in counted.output
-    assert [step for step in counted.steps if "data/replaced_samples" in step][-1]["data/replaced_samples"] == 4

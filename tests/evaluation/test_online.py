@@ -14,7 +14,7 @@ from maws_composer.planning.preflight import preflight
 from tests.data.shards import write_shards
 from tests.evaluation.labelled import write_labelled
 from tests.labelled import classes_of
-from tests.resilience.test_preemption import to_rank
+from tests.moments import after_steps, to_rank
 from tests.runs import Runs
 
 SECTION = "callbacks.online_evaluation"
@@ -50,7 +50,7 @@ def test_a_notice_does_not_wait_for_an_evaluation_which_is_made_up_for(runs: Run
     )  # fmt: skip
     # The notice comes in the step after which an evaluation is due.
     slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=4", "callbacks.sleep_at.seconds=3")
-    cut = runs("cut", *online, *slow, notify=to_rank(0, signal.SIGTERM, after_steps=4))
+    cut = runs("cut", *online, *slow, notify=to_rank(0, signal.SIGTERM, after_steps(4)))
     assert cut.code == 0, cut.output
     assert len(cut.steps) == 5 and not any("eval/knn/top1" in step for step in cut.steps)
     again = runs("cut", *online)

@@ -20,8 +20,11 @@ def test_harmless_key(whole: Finished, runs: Runs, row: Row) -> None:
 @pytest.mark.fault("a key changed that has one (`optimizer.base_lr`)", "refused, by name, unless told otherwise")
 def test_harmful_key(whole: Finished, runs: Runs, row: Row) -> None:
     runs("cut", *row.recording, kill_after=15)
-    refused = runs("cut", *row.recording, "optimizer.base_lr=0.03")
-    row.error(refused, "was 0.02 when ep0-ba10 was saved, is now 0.03")
+    kept = (runs.folder / "cut" / "config.yaml").read_text()
+    refused = runs("cut", *row.recording, "optimizer.base_lr=0.03", "speed.workers=1", processes=2)
+    row.error(refused, "optimizer.base_lr  was 0.02 when ep0-ba10 was saved, is now 0.03")
+    assert refused.code == 2 and refused.output.count(row.told) == 1 and "speed.workers" not in refused.output
+    assert (refused.folder / "config.yaml").read_text() == kept
     row.same_run(runs("cut", *row.recording), whole)
 
 

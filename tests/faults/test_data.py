@@ -30,6 +30,7 @@ def test_undecodable_image(runs: Runs, row: Row, images: Path, tmp_path: Path) -
     expected = runs("replaced", f"data.train.local={replaced}", "data.train.max_bad_share=0.01")
     assert "sample 00007 cannot be used: image cannot be decoded" in counted.output
     assert counted.code == 0 and counted.losses == expected.losses
+    assert [step for step in counted.steps if "data/replaced_samples" in step][-1]["data/replaced_samples"] == 2
 
 
 @pytest.mark.slow

@@ -43,7 +43,9 @@ def test_sigkill_of_all(whole: Finished, runs: Runs, row: Row) -> None:
 @pytest.mark.slow
 @pytest.mark.fault("SIGKILL of the launcher only", "the ranks notice, save and leave")
 def test_sigkill_of_the_launcher(whole: Finished, runs: Runs, row: Row) -> None:
-    runs("cut", *row.recording, processes=2, notify=to_launcher(signal.SIGKILL, after_steps(15)))
+    before = time.monotonic()
+    runs("cut", *row.recording, processes=2, notify=to_launcher(signal.SIGKILL, after_steps(15)), timeout=120)
+    assert time.monotonic() - before < 120, "ranks outlived their launcher"
     row.same_run(runs("cut", *row.recording), whole)
     assert row.lost == 0
 

@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.status import status_of
-from tests.resilience.test_preemption import status, to_rank
+from tests.moments import after_steps, to_rank
+from tests.resilience.test_preemption import status
 from tests.runs import Finished, Runs, kill_session, steps_done
 from tests.s3_server import S3Server, rclone
 
@@ -35,7 +36,7 @@ def test_numbers_go_on_through_a_kill_and_a_notice(runs: Runs, images: Path) -> 
 
     start(processes=2, kill_after=17)
     done = steps_done(runs.folder / "often") - 1  # one more line for the evaluation
-    start(notify=to_rank(0, signal.SIGTERM, after_steps=done + 10))
+    start(notify=to_rank(0, signal.SIGTERM, after_steps(done + 10)))
     ending = start(processes=2)
     assert ending.code == 0, ending.output
 

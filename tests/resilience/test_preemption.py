@@ -14,7 +14,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from maws_composer.resilience.notice import ONE_NOTICE
-from tests.runs import Finished, Notify, Runs, ranks, session, steps_done
+from tests.moments import after_steps, to_rank
+from tests.runs import Finished, Runs, ranks, session, steps_done
 from tests.s3_server import S3Server, rclone
 
 
@@ -35,18 +36,6 @@ def status(finished: Finished) -> dict:
     return json.loads((finished.folder / "status.json").read_text())
 
 
-def to_rank(number: int, each: signal.Signals, after_steps: int) -> Notify:
-    """One rank hears of it; the others do not."""
-
-    def notify(launcher: int, run_folder: Path, log: Path) -> bool:
-        if steps_done(run_folder) < after_steps:
-            return False
-        os.kill(ranks(launcher)[number], each)
-        return True
-
-    return notify
-
-
 def evaluations(finished: Finished) -> dict[int, float]:
     return {step["batch"]: step["metrics/eval/loss"] for step in finished.steps if "metrics/eval/loss" in step}
 
@@ -57,18 +46,6 @@ def same_run(finished: Finished, whole: Finished) -> None:
     assert_allclose(finished.losses, whole.losses, rtol=1e-5)
     assert evaluations(finished).keys() == evaluations(whole).keys()
     assert_allclose([*evaluations(finished).values()], [*evaluations(whole).values()], rtol=1e-5)
-
-
-def test_a_notice_to_one_rank_is_one_to_all_and_costs_no_step(whole: Finished, runs: Runs, images: Path) -> None:
-    cut = runs("cut", *evaluating(images), processes=2, notify=to_rank(1, signal.SIGUSR1, after_steps=7))
-    assert cut.code == 0, cut.output
-    done = status(cut)["batch"]
-    assert status(cut)["state"] == "preempted" and 7 <= done < 20
-    again = runs("cut", *evaluating(images))
-    assert f"at batch {done}, sample {16 * done}" in again.output
-    same_run(again, whole)
-    lines = (again.folder / "metrics.jsonl").read_text().splitlines()
-    assert sum('"batch": 9,' in line for line in lines) == 1
 
 
 def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, runs: Runs, images: Path) -> None:
@@ -90,7 +67,7 @@ def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, r
 
 
 def test_a_notice_during_an_evaluation_has_it_made_up_for(whole: Finished, runs: Runs, images: Path) -> None:
-    cut = runs("evaluation", *evaluating(images), processes=2, notify=to_rank(0, signal.SIGTERM, after_steps=20))
+    cut = runs("evaluation", *evaluating(images), processes=2, notify=to_rank(0, signal.SIGTERM, after_steps(20)))
     assert cut.code == 0, cut.output
     left = {"state": "preempted", "reason": None, "batch": 20, "samples": 320, "world_size": 2, "preemptions": 1}
     assert left.items() <= status(cut).items()
@@ -101,7 +78,7 @@ def test_a_notice_during_an_evaluation_has_it_made_up_for(whole: Finished, runs:
 @pytest.mark.slow
 def test_a_notice_in_the_last_evaluation_has_it_made_up_for(runs: Runs, images: Path) -> None:
     short = (*evaluating(images), "max_duration=320sp")
-    cut = runs("last", *short, notify=to_rank(0, signal.SIGTERM, after_steps=20))
+    cut = runs("last", *short, notify=to_rank(0, signal.SIGTERM, after_steps(20)))
     assert cut.code == 0, cut.output
     assert status(cut)["state"] == "preempted" and not evaluations(cut)
     again = runs("last", *short)
@@ -134,7 +111,7 @@ def test_a_notice_at_twenty_moments_of_the_start_costs_nothing(whole: Finished, 
         if not ranks(launcher):
             since_ranks["began"] = time.monotonic()
         since_ranks["took"] = time.monotonic() - since_ranks.get("began", time.monotonic())
-        return to_rank(0, signal.SIGTERM, after_steps=1)(launcher, run_folder, log)
+        return to_rank(0, signal.SIGTERM, after_steps(1))(launcher, run_folder, log)
 
     runs("moments", *evaluating(images), processes=2, notify=first_step)
     for moment in sorted(random.uniform(0, 1.1 * since_ranks["took"]) for _ in range(20)):
@@ -197,7 +174,9 @@ def test_what_is_saved_at_a_notice_reaches_object_storage(whole: Finished, image
         remote = ("save_folder=s3://bucket/run", f"speed.scratch_folder={tmp_path / 'one'}")
 
         def notify(launcher: int, run_folder: Path, log: Path) -> bool:
-            return to_rank(0, signal.SIGTERM, 23)(launcher, next((tmp_path / "one/runs").glob("*"), tmp_path), log)
+            return to_rank(0, signal.SIGTERM, after_steps(23))(
+                launcher, next((tmp_path / "one/runs").glob("*"), tmp_path), log
+            )
 
         cut = runs("remote", *evaluating(images), *remote, notify=notify)
         assert cut.code == 0, cut.output
