@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,11 @@ class Finished:
     @property
     def losses(self) -> list[float]:
         return [step["loss"] for step in self.steps]
+
+    @property
+    def status(self) -> dict:
+        """What status.json says."""
+        return json.loads((self.folder / "status.json").read_text())
 
 
 # (launcher, run folder, log) -> whether the moment had come, and the signals are sent

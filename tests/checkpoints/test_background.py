@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -86,7 +85,7 @@ def test_a_notice_waits_for_the_checkpoint_under_way_and_saves_its_own(runs: Run
 
     cut = runs("notified", *SLOW, processes=2, notify=while_saving)
     assert cut.code == 0, cut.output
-    status = json.loads((cut.folder / "status.json").read_text())
+    status = cut.status
     assert status["state"] == "preempted" and whole_ones(cut) == [10, status["batch"]]
 
 

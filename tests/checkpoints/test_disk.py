@@ -5,7 +5,6 @@ Real file systems of that kind, in a namespace of their own: what permissions sa
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from maws_composer.checkpoints.completeness import newest_complete
 from maws_composer.checkpoints.room import check_room
 from maws_composer.config.plugins import load_with_ours
-from tests.runs import Finished, Runs
+from tests.runs import Runs
 
 SHORT = ("max_duration=480sp", "save_interval=10ba")
 
@@ -41,10 +40,6 @@ def runs_on(tmp_path: Path, images: Path):
     return runs
 
 
-def status(finished: Finished) -> dict:
-    return json.loads((finished.folder / "status.json").read_text())
-
-
 @needs_mounts
 def test_a_full_disk_ends_the_run_with_what_is_needed_and_keeps_what_was_saved(
     runs_on, runs: Runs, tmp_path: Path
@@ -52,8 +47,8 @@ def test_a_full_disk_ends_the_run_with_what_is_needed_and_keeps_what_was_saved(
     full = runs_on("size=25m")("run", *SHORT, processes=2)
     assert full.code != 0
     assert "save_folder: checkpoints will take 39.7 MB more" in full.output  # four will be kept
-    reason = status(full)["reason"]
-    assert status(full)["state"] == "failed" and status(full)["batch"] == 30
+    reason = full.status["reason"]
+    assert full.status["state"] == "failed" and full.status["batch"] == 30
     assert reason.startswith(
         f"SaveError: {full.folder}/checkpoints/ep0-ba30 could not be saved: no space left on device"
     )
@@ -67,7 +62,7 @@ def test_a_full_disk_ends_the_run_with_what_is_needed_and_keeps_what_was_saved(
     again = runs("run", *SHORT, processes=2)
     assert again.code == 0, again.output
     assert "at batch 20, sample 320" in again.output
-    assert again.losses == losses and status(again)["state"] == "finished"
+    assert again.losses == losses and again.status["state"] == "finished"
 
 
 @needs_mounts
@@ -75,7 +70,7 @@ def test_a_disk_that_fails_one_rank_in_the_background_fails_all_together(runs_on
     """Out of inodes, which no look at the free bytes foresees: the folder and the first shard still fit."""
     full = runs_on("size=100m,nr_inodes=15")("run", *SHORT, processes=2)
     assert full.code != 0
-    reason = status(full)["reason"]
+    reason = full.status["reason"]
     assert reason.startswith(
         f"SaveError: {full.folder}/checkpoints/ep0-ba30 could not be saved: no space left on device"
     )
@@ -91,7 +86,7 @@ def test_a_disk_that_others_fill_meanwhile_is_called_full(runs_on, tmp_path: Pat
     slow = ("code_paths=[tests/plugins]", "callbacks.slow_disk.seconds=5")
     full = runs_on("size=100m", f"{fill} true")("run", *SHORT, *slow, processes=2)
     assert full.code != 0
-    assert f"{full.folder}/checkpoints/ep0-ba20 could not be saved: no space left on dev" in status(full)["reason"]
+    assert f"{full.folder}/checkpoints/ep0-ba20 could not be saved: no space left on dev" in full.status["reason"]
     newest, passed_over = newest_complete(tmp_path / "kept")
     assert newest is not None and newest.batch == 10 and not passed_over
 
@@ -102,8 +97,8 @@ def test_a_disk_that_may_not_be_written_to_any_more_ends_the_run(runs_on, tmp_pa
     lock = '(until [ -e "$DISK/ep0-ba10/complete.json" ] && mount -o remount,ro "$DISK"; do sleep 0.05; done) 2>&- &'
     locked = runs_on("size=100m", f"{lock} true")("run", "max_duration=4_800sp", "save_interval=10ba", processes=2)
     assert locked.code != 0
-    assert status(locked)["reason"].startswith("SaveError: ")
-    assert "could not be saved: read-only file system" in status(locked)["reason"]
+    assert locked.status["reason"].startswith("SaveError: ")
+    assert "could not be saved: read-only file system" in locked.status["reason"]
     newest, _ = newest_complete(tmp_path / "kept")
     assert newest is not None
 

@@ -48,7 +48,7 @@ class Row:
     def same_run(self, again: Finished, whole: Finished) -> None:
         """It came to its end: the curve to 1e-5, the samples of every batch, and what was done twice."""
         assert again.code == 0, again.output
-        assert json.loads((again.folder / "status.json").read_text())["state"] == "finished"
+        assert again.status["state"] == "finished"
         assert_allclose(again.losses, whole.losses, rtol=1e-5)
         samples = samples_of(self.folder / "ids")
         assert samples == samples_of(whole.folder.parent / "ids")

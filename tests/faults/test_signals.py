@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import time
@@ -17,13 +16,9 @@ from tests.runs import Finished, Notify, Runs
 from tests.s3_server import S3Server, rclone
 
 
-def status(run_folder: Path) -> dict:
-    return json.loads((run_folder / "status.json").read_text())
-
-
 def preempted_and_resumed(runs: Runs, row: Row, whole: Finished, notify: Notify, *overrides: str) -> None:
     cut = runs("cut", *row.recording, *overrides, processes=2, notify=notify)
-    assert status(cut.folder)["state"] == "preempted", cut.output
+    assert cut.status["state"] == "preempted", cut.output
     row.same_run(runs("cut", *row.recording), whole)
 
 
@@ -39,7 +34,7 @@ def test_sigterm_to_the_launcher(whole: Finished, runs: Runs, row: Row) -> None:
 def test_sigterm_to_our_launcher(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
     runs = Runs(tmp_path, images, launcher=("maws_composer.cli", "launch"))
     cut = runs("cut", *row.recording, processes=2, notify=to_launcher(signal.SIGTERM, after_steps(13)))
-    assert cut.code == 75 and status(cut.folder)["state"] == "preempted", cut.output
+    assert cut.code == 75 and cut.status["state"] == "preempted", cut.output
     row.same_run(runs("cut", *row.recording), whole)
     assert row.lost == 0
 
@@ -71,7 +66,7 @@ def test_sigterm_during_an_upload(whole: Finished, images: Path, tmp_path: Path,
             return partly.exists() and not (partly / "complete.json").exists()
 
         cut = runs("cut", *remote, notify=to_rank(0, signal.SIGTERM, uploading))
-        assert status(stored)["state"] == "preempted", cut.output
+        assert Finished(cut.code, cut.output, stored).status["state"] == "preempted", cut.output
         shutil.rmtree(tmp_path / "scratch")
         again = runs("cut", *remote)
         row.same_run(Finished(again.code, again.output, stored), whole)

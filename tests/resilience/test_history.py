@@ -19,7 +19,6 @@ from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.status import status_of
 from tests.moments import after_steps, to_rank
-from tests.resilience.test_preemption import status
 from tests.runs import Finished, Runs, kill_session, steps_done
 from tests.s3_server import S3Server, rclone
 
@@ -40,7 +39,7 @@ def test_numbers_go_on_through_a_kill_and_a_notice(runs: Runs, images: Path) -> 
     ending = start(processes=2)
     assert ending.code == 0, ending.output
 
-    lost, left = done - 10, status(ending)
+    lost, left = done - 10, ending.status
     assert (left["state"], left["start"], left["preemptions"], left["lost_steps"]) == ("finished", 3, 1, lost)
     assert left["batch"] == 50 and left["samples"] == 800 and left["world_size"] == 2
     assert 0 < left["lost_seconds"] < seconds[0]

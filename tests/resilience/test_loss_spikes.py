@@ -75,7 +75,7 @@ def test_a_gradient_that_is_not_finite_is_neither_applied_nor_saved(runs: Runs) 
     stopped = runs("stopped", *spoil("gradient", [10], parameter="blocks.1.mlp.fc1.weight"), processes=2)
     assert stopped.code != 0
     assert not list((stopped.folder / "checkpoints").iterdir())
-    status = json.loads((stopped.folder / "status.json").read_text())
+    status = stopped.status
     assert status["state"] == "failed" and status["reason"].startswith("DivergedError: the gradient's norm is inf")
     assert "in the backward pass first mae.encoder.blocks.1.mlp.fc1.weight; 16 samples, " in status["reason"]
     found = evidence(stopped, 10)

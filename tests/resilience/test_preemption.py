@@ -24,16 +24,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Finished:
     """50 steps with two evaluations, not interrupted."""
     finished = Runs(tmp_path_factory.mktemp("whole"), images)("whole", *evaluating(images))
     assert finished.code == 0, finished.output
-    assert status(finished)["state"] == "finished" and status(finished)["batch"] == 50
+    assert finished.status["state"] == "finished" and finished.status["batch"] == 50
     return finished
 
 
 def evaluating(images: Path) -> tuple[str, ...]:
     return (f"data.eval.local={images}", "eval_interval=20ba", "speed.device_eval_batch_size=8", "save_interval=100ba")
-
-
-def status(finished: Finished) -> dict:
-    return json.loads((finished.folder / "status.json").read_text())
 
 
 def evaluations(finished: Finished) -> dict[int, float]:
@@ -42,7 +38,7 @@ def evaluations(finished: Finished) -> dict[int, float]:
 
 def same_run(finished: Finished, whole: Finished) -> None:
     assert finished.code == 0, finished.output
-    assert status(finished)["state"] == "finished"
+    assert finished.status["state"] == "finished"
     assert_allclose(finished.losses, whole.losses, rtol=1e-5)
     assert evaluations(finished).keys() == evaluations(whole).keys()
     assert_allclose([*evaluations(finished).values()], [*evaluations(whole).values()], rtol=1e-5)
@@ -62,7 +58,7 @@ def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, r
     slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=6", f"callbacks.sleep_at.seconds={ONE_NOTICE + 2}")
     cut = runs("all", *evaluating(images), *slow, "speed.workers=1", notify=everybody)
     assert cut.code == 0, cut.output
-    assert status(cut)["state"] == "preempted"
+    assert cut.status["state"] == "preempted"
     same_run(runs("all", *evaluating(images)), whole)
 
 
@@ -70,7 +66,7 @@ def test_a_notice_during_an_evaluation_has_it_made_up_for(whole: Finished, runs:
     cut = runs("evaluation", *evaluating(images), processes=2, notify=to_rank(0, signal.SIGTERM, after_steps(20)))
     assert cut.code == 0, cut.output
     left = {"state": "preempted", "reason": None, "batch": 20, "samples": 320, "world_size": 2, "preemptions": 1}
-    assert left.items() <= status(cut).items()
+    assert left.items() <= cut.status.items()
     assert not evaluations(cut)
     same_run(runs("evaluation", *evaluating(images)), whole)
 
@@ -80,10 +76,10 @@ def test_a_notice_in_the_last_evaluation_has_it_made_up_for(runs: Runs, images: 
     short = (*evaluating(images), "max_duration=320sp")
     cut = runs("last", *short, notify=to_rank(0, signal.SIGTERM, after_steps(20)))
     assert cut.code == 0, cut.output
-    assert status(cut)["state"] == "preempted" and not evaluations(cut)
+    assert cut.status["state"] == "preempted" and not evaluations(cut)
     again = runs("last", *short)
     assert again.code == 0, again.output
-    assert status(again)["state"] == "finished" and evaluations(again).keys() == {20}
+    assert again.status["state"] == "finished" and evaluations(again).keys() == {20}
     assert "is complete already" in runs("last", *short).output
 
 
@@ -98,7 +94,7 @@ def test_a_notice_while_starting_leaves_before_the_first_step(runs: Runs, images
 
     cut = runs("starting", *evaluating(images), processes=2, notify=while_importing)
     assert cut.code == 0, cut.output
-    assert status(cut)["state"] == "preempted" and status(cut)["batch"] == 0
+    assert cut.status["state"] == "preempted" and cut.status["batch"] == 0
     assert not any((cut.folder / "checkpoints").iterdir())
 
 
@@ -128,7 +124,7 @@ def test_a_notice_at_twenty_moments_of_the_start_costs_nothing(whole: Finished, 
         cut = runs("moments", *evaluating(images), processes=2, notify=later)
         # A Python that has not begun to read train.py cannot hear yet; it has not touched anything either.
         assert cut.code == 0 or "notice" not in cut.output, (moment, cut.output)
-        assert status(cut)["state"] == "preempted", (moment, cut.output)
+        assert cut.status["state"] == "preempted", (moment, cut.output)
     same_run(runs("moments", *evaluating(images)), whole)
 
 
@@ -163,7 +159,7 @@ def test_a_command_gives_notice(runs: Runs, images: Path, tmp_path: Path) -> Non
     asked = (f"preemption.command=test -e '{taken}'", "preemption.every=0.2", "max_duration=1_000_000sp")
     cut = runs("asked", *evaluating(images), *asked, notify=create)
     assert cut.code == 0, cut.output
-    assert status(cut)["state"] == "preempted" and "notice: test -e" in cut.output
+    assert cut.status["state"] == "preempted" and "notice: test -e" in cut.output
 
 
 @pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
@@ -189,5 +185,5 @@ def test_what_is_saved_at_a_notice_reaches_object_storage(whole: Finished, image
 def test_a_run_that_fails_says_why(runs: Runs) -> None:
     diverged = runs("diverged", "optimizer.base_lr=1e30", "gradient_clip=null", processes=2)
     assert diverged.code != 0
-    assert status(diverged)["state"] == "failed"
-    assert status(diverged)["reason"].startswith("DivergedError: the loss is nan at batch")
+    assert diverged.status["state"] == "failed"
+    assert diverged.status["reason"].startswith("DivergedError: the loss is nan at batch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -54,10 +53,6 @@ def _environment(process: Path) -> list[str]:
         return []
 
 
-def status(finished: Finished) -> dict:
-    return json.loads((finished.folder / "status.json").read_text())
-
-
 DEAD, SILENT = "has ended without a word", f"has not been heard of for {SILENCE:.0f} s"
 
 
@@ -79,8 +74,8 @@ def test_a_rank_that_dies_or_falls_silent_ends_the_run_on_every_node(
     cut = runs("cut", *ENDLESS, processes=2, nodes=nodes, until_node=survivor, notify=blow)
     assert time.monotonic() - blow.at < SOON
     assert cut.code != 0
-    assert status(cut)["state"] == "failed"
-    assert f"rank {rank} (process {blow.process} on " in status(cut)["reason"] and message in status(cut)["reason"]
+    assert cut.status["state"] == "failed"
+    assert f"rank {rank} (process {blow.process} on " in cut.status["reason"] and message in cut.status["reason"]
     assert message in cut.output and "notice: SIGTERM" not in cut.output
 
 
@@ -90,15 +85,15 @@ def test_a_rank_that_dies_is_missed_by_those_that_do_not_wait_for_it(runs: Runs)
     blow = Blow(1, signal.SIGKILL)
     cut = runs("cut", *ENDLESS, *busy, processes=2, nodes=2, notify=blow)
     assert time.monotonic() - blow.at < SOON
-    assert status(cut)["state"] == "failed" and f"process {blow.process} " in status(cut)["reason"]
+    assert cut.status["state"] == "failed" and f"process {blow.process} " in cut.status["reason"]
 
 
 def test_a_hang_is_told_with_the_stacks_of_all_ranks_and_the_rank_that_hangs(runs: Runs) -> None:
     hanging = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=6", "callbacks.sleep_at.seconds=1000")
     cut = runs("cut", *hanging, "callbacks.sleep_at.rank=1", "watchdog.limit=6", processes=2)
     assert cut.code != 0
-    assert (status(cut)["state"], status(cut)["batch"]) == ("failed", 6)
-    reason = status(cut)["reason"]
+    assert (cut.status["state"], cut.status["batch"]) == ("failed", 6)
+    reason = cut.status["reason"]
     assert reason.startswith("no rank has got any further for 6 s") and reason in cut.output
     assert "in no collective, while the others wait in one: rank 1 (" in reason and "sleep_at.py:" in reason
     waiting, sleeping = ((cut.folder / "stacks" / f"rank{rank}.txt").read_text() for rank in (0, 1))
@@ -113,7 +108,7 @@ def test_the_first_failure_is_what_is_said_last(runs: Runs, tmp_path: Path) -> N
     failing = ("code_paths=[tests/plugins]", "callbacks.fail_at.batch=6", "callbacks.fail_at.rank=1")
     cut = runs("cut", *failing, processes=2)
     assert cut.code != 0
-    assert status(cut)["state"] == "failed" and status(cut)["reason"] == "ValueError: a bug of this plugin"
+    assert cut.status["state"] == "failed" and cut.status["reason"] == "ValueError: a bug of this plugin"
     ends = [line for line in cut.output.splitlines() if line.startswith("rank 0 ends: rank 1 (process ")]
     assert len(ends) == 1 and ends[0].endswith(" failed: ValueError: a bug of this plugin")
     assert "notice: SIGTERM" not in cut.output and cut.output.count("Traceback") == 1
@@ -143,7 +138,7 @@ def test_storage_that_is_away_is_no_hang(tmp_path: Path, images: Path) -> None:
         remote = ("save_folder=s3://bucket/run", f"speed.scratch_folder={tmp_path / 'one'}", "save_interval=5ba")
         done = runs("remote", *remote, "max_duration=320sp", "watchdog.limit=8", processes=2, notify=outage)
         assert done.code == 0 and "trying again" in done.output, done.output
-        assert status(Finished(0, "", stored))["state"] == "finished"
+        assert Finished(0, "", stored).status["state"] == "finished"
 
 
 def test_who_hangs_is_told_where_it_can_be() -> None:
