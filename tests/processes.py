@@ -54,7 +54,7 @@ def run_ranks(script: Path, arguments: Any, world_size: int, timeout: float = 12
         for rank in ranks:
             out, err = rank.communicate(timeout=timeout)
             assert rank.returncode == 0, err[-4000:]
-            results.append({"output": out, **json.loads(out.strip().splitlines()[-1])})
+            results.append(json.loads(out.strip().splitlines()[-1]))
     finally:
         for rank in ranks:
             rank.kill()

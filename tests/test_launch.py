@@ -91,7 +91,7 @@ def test_what_failed_first_is_said_last(launch: Runs) -> None:
     diverged = launch("run", "optimizer.base_lr=1e30", "gradient_clip=null", processes=2)
     assert diverged.code == 1
     failure, advice = last_lines(diverged, 2)
-    assert failure.startswith("DivergedError: the loss is nan at batch")
+    assert "failed: DivergedError: the loss is nan at batch" in failure
     assert advice.startswith("launch: failed, see above; once that is put right, the same command goes on")
 
 

@@ -85,6 +85,7 @@ class RunHistory(Callback):
         self._saved_on: int | None = None
         self._before = before
         self._now = _next_start(before)
+        self._at_step = self.numbers
 
     @property
     def numbers(self) -> Numbers:
@@ -117,13 +118,14 @@ class RunHistory(Callback):
         is_first = not self._has_stepped
         if is_first:
             self._now = replace(self._now, seconds_to_first_step=round(time.monotonic() - self._began, 3))
-        numbers = asdict(self.numbers)
+        self._at_step = self.numbers
+        numbers = asdict(self._at_step)
         names = ["start", "wall_hours", "gpu_hours"]
         names += ["seconds_to_first_step", "preemptions", "lost_steps", "lost_seconds"] if is_first else []
         logger.log_metrics({f"run/{name}": numbers[name] for name in names})
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self.numbers)
+        return asdict(self._at_step)  # the same however often it is asked for
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._has_stepped:  # the run goes back within this start, which counts on

@@ -20,7 +20,7 @@ def choose(url: str, local: Path, processes: int = 1) -> tuple[Path | None, str]
     ranks = run_ranks(Path(__file__).parent / "choosing.py", {"url": url, "local": str(local)}, processes)
     assert len({rank["chosen"] for rank in ranks}) == 1
     chosen = ranks[0]["chosen"]
-    return Path(chosen) if chosen else None, "\n".join(rank["output"] for rank in ranks)
+    return Path(chosen) if chosen else None, "\n".join(rank["said"] for rank in ranks)
 
 
 def test_the_checksum_is_the_crc_of_the_standard(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from maws_composer.models.clip import Embeddings
 from maws_composer.models.contrastive import LOSSES, global_loss
+from maws_composer.parallel.leave import leave_process_group
 from tests.models.pairs import make_pairs
 
 
@@ -28,5 +29,5 @@ def losses_and_gradients(name: str, logits_at_once: int) -> list[list]:
 
 
 dist.init_process_group("gloo")
-print(json.dumps({name: losses_and_gradients(name, json.loads(sys.argv[1])) for name in LOSSES}))
-dist.destroy_process_group()
+print(json.dumps({name: losses_and_gradients(name, json.loads(sys.argv[1])) for name in LOSSES}), flush=True)
+leave_process_group()
