@@ -73,7 +73,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     resume_from = newest_checkpoint(folder)
     if resume_from is not None:
         require_same_results(resume_from, loaded)
-        if is_finished(resume_from, folder, samples(run.max_duration)):
+        if on_rank_zero(lambda: is_finished(resume_from, folder, samples(run.max_duration))):
             log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
             on_rank_zero(lambda: publish_report(folder, run.storage_patience))
             return

@@ -133,7 +133,7 @@ def _download(checkpoint: Checkpoint, target: Path) -> None:
 
 
 def is_finished(resume_from: ResumePoint, folder: RunFolder, max_samples: int) -> bool:
-    """Whether nothing is left to do; an evaluation that was cut off, and not made up for since, is."""
+    """Whether nothing is left to do; an evaluation that was cut off, and not made up for since, is. On rank 0."""
     last = last_step(folder.local / FILE) or {}
     owes = resume_from.owes_evaluation and not any(key.startswith("metrics/") for key in last)
     return resume_from.samples >= max_samples and not owes

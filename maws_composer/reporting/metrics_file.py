@@ -56,6 +56,9 @@ class MetricsFile(LoggerDestination):
         if self._file is not None:
             self._values.update({_name(key): _plain(value) for key, value in metrics.items() if key not in _TIMES})
 
+    def after_load(self, state: State, logger: Logger) -> None:
+        self._values, self._last = {}, {}  # of the step that a run goes back from
+
     def fit_start(self, state: State, logger: Logger) -> None:
         if self._values and state.timestamp.batch > 0:  # an evaluation was made up for, perhaps
             self._write(state)

@@ -104,7 +104,7 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
         PreemptedError: after saving.
     """
     try:
-        if preemption.owes_evaluation:
+        if preemption.owes_evaluation and trainer.state.evaluators:  # there was data for it then
             trainer.eval()
         while trainer.state.timestamp < trainer.state.max_duration:
             try:

@@ -67,13 +67,12 @@ def uninterrupted(runs: Runs) -> Finished:
 
 
 def steps_done_twice(run_folder: Path) -> int:
-    """Lines of metrics.jsonl that a later line of the same batch replaces."""
-    batches = []
+    """How often metrics.jsonl goes back, by how many steps in all."""
+    last, lost = 0, 0
     for line in (run_folder / "metrics.jsonl").read_text().splitlines():
-        try:
-            step = json.loads(line)
-        except ValueError:
-            continue
-        if "loss" in step:
-            batches.append(step["batch"])
-    return len(batches) - len(set(batches))
+        step = json.loads(line)
+        if step["batch"] == last and any(key.startswith("metrics/") for key in step):
+            continue  # an evaluation after the step
+        lost += max(last - step["batch"] + 1, 0)
+        last = step["batch"]
+    return lost

@@ -34,11 +34,16 @@ def test_undecodable_image(runs: Runs, row: Row, images: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.fault("more undecodable images than `data.train.max_bad_share`", "the run stops")
+@pytest.mark.fault(
+    "more undecodable images than `data.train.max_bad_share`", "the run stops; with a higher share, it goes on"
+)
 def test_too_many_undecodable_images(runs: Runs, row: Row, tmp_path: Path) -> None:
     broken = write_images(tmp_path / "broken", broken={number: b"no image" for number in range(0, 512, 10)})
-    stopped = runs("broken", f"data.train.local={broken}", "max_duration=3200sp", processes=2)
+    longer = (f"data.train.local={broken}", "max_duration=3200sp")
+    stopped = runs("broken", *longer, processes=2)
     row.error(stopped, "samples could not be used, data.train.max_bad_share is")
+    again = runs("broken", *longer, "data.train.max_bad_share=0.2", processes=2)
+    assert again.code == 0 and again.status["samples"] == 3200, again.output
 
 
 def shard_damaged(

@@ -76,9 +76,13 @@ def test_sigterm_during_an_upload(whole: Finished, images: Path, tmp_path: Path,
 @pytest.mark.slow
 @pytest.mark.fault("SIGTERM during an evaluation", "it is cut off, and made up for by the next start")
 def test_sigterm_during_an_evaluation(whole: Finished, runs: Runs, row: Row, images: Path) -> None:
-    evaluating = (f"data.eval.local={images}", "eval_interval=20ba", "speed.device_eval_batch_size=2")
-    preempted_and_resumed(runs, row, whole, to_rank(0, signal.SIGTERM, after_steps(20)), *evaluating)
+    evaluating = (*row.recording, f"data.eval.local={images}", "eval_interval=20ba", "speed.device_eval_batch_size=2")
+    cut = runs("cut", *evaluating, processes=2, notify=to_rank(0, signal.SIGTERM, after_steps(20)))
+    assert cut.status["state"] == "preempted" and cut.status["batch"] == 20, cut.output
+    again = runs("cut", *evaluating)
+    row.same_run(again, whole)
     assert row.lost == 0
+    assert [step["batch"] for step in again.steps if "metrics/eval/loss" in step] == [20, 40, 50]
 
 
 @pytest.mark.slow
