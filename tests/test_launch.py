@@ -87,6 +87,7 @@ def test_a_refused_configuration_is_code_2(launch: Runs) -> None:
     assert last_lines(refused, 1)[0].startswith("launch: refused")
 
 
+@pytest.mark.slow
 def test_what_failed_first_is_said_last(launch: Runs) -> None:
     diverged = launch("run", "optimizer.base_lr=1e30", "gradient_clip=null", processes=2)
     assert diverged.code == 1

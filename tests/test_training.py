@@ -74,6 +74,7 @@ def test_losing_half_of_the_processes_changes_neither_curve_nor_samples(whole: F
     assert set(batches) == set(range(50))
 
 
+@pytest.mark.slow
 def test_gaining_processes_does_not_change_the_curve(whole: Finished, runs: Runs) -> None:
     runs("grown", processes=1, kill_after=24)
     same_curve(runs("grown", "speed.workers=1", processes=2), whole)

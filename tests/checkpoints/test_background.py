@@ -76,6 +76,7 @@ def test_while_training_waits_the_same_is_saved(whole: Finished, runs: Runs) -> 
         assert ours.stat().st_size == theirs.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_notice_waits_for_the_checkpoint_under_way_and_saves_its_own(runs: Runs) -> None:
     def while_saving(launcher: int, run_folder: Path, log: Path) -> bool:
         if steps_done(run_folder) < 11:

@@ -40,6 +40,7 @@ def runs_on(tmp_path: Path, images: Path):
     return runs
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_a_full_disk_ends_the_run_with_what_is_needed_and_keeps_what_was_saved(
     runs_on, runs: Runs, tmp_path: Path
@@ -65,6 +66,7 @@ def test_a_full_disk_ends_the_run_with_what_is_needed_and_keeps_what_was_saved(
     assert again.losses == losses and again.status["state"] == "finished"
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_a_disk_that_fails_one_rank_in_the_background_fails_all_together(runs_on, tmp_path: Path) -> None:
     """Out of inodes, which no look at the free bytes foresees: the folder and the first shard still fit."""

@@ -58,6 +58,7 @@ def test_numbers_go_on_through_a_kill_and_a_notice(runs: Runs, images: Path) -> 
     assert logged_steps(ending.folder, "metrics/eval/loss") == [10, 20, 30, 40, 50]
 
 
+@pytest.mark.slow
 def test_a_start_says_from_where_it_goes_on_and_what_was_lost(runs: Runs) -> None:
     runs("told", processes=2, kill_after=17)
     done = steps_done(runs.folder / "told")

@@ -115,6 +115,7 @@ def test_a_rewound_run_is_the_one_that_was_told_from_the_start(
     assert [step["batch"] for step in rewound.steps if "metrics/eval/loss" in step] == [25, 50]
 
 
+@pytest.mark.slow
 def test_a_rewound_run_that_is_killed_goes_on_without_the_batches(told_to_rewind: Finished, runs: Runs) -> None:
     runs("killed", *REWINDING, kill_after=SPIKE - 1 + 4, processes=2)  # four steps after going back
     again = runs("killed", *REWINDING, processes=1)

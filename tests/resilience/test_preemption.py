@@ -162,6 +162,7 @@ def test_a_command_gives_notice(runs: Runs, images: Path, tmp_path: Path) -> Non
     assert cut.status["state"] == "preempted" and "notice: test -e" in cut.output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
 def test_what_is_saved_at_a_notice_reaches_object_storage(whole: Finished, images: Path, tmp_path: Path) -> None:
     with S3Server(tmp_path / "s3") as server:

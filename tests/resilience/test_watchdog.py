@@ -63,7 +63,7 @@ DEAD, SILENT = "has ended without a word", f"has not been heard of for {SILENCE:
         pytest.param(1, signal.SIGKILL, 2, 0, DEAD, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGKILL, 2, 1, DEAD, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGSTOP, 1, 0, SILENT, marks=pytest.mark.slow),
-        pytest.param(1, signal.SIGSTOP, 2, 0, SILENT),
+        pytest.param(1, signal.SIGSTOP, 2, 0, SILENT, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGSTOP, 2, 1, SILENT, marks=pytest.mark.slow),
     ],
 )
