@@ -1,4 +1,4 @@
-"""Asking the cloud, or a command, whether this machine is about to be taken away.
+"""Asking the cloud, a command or an address whether this machine is about to be taken away.
 
 AWS tells it two minutes before, Azure 30 seconds, Google as it sends the shutdown signal, 30 seconds before the end.
 The addresses are link-local: every machine of the cloud reaches its own metadata there.
@@ -34,6 +34,8 @@ def watch(settings: PreemptionSettings) -> None:
         questions.append(cloud_question(settings.cloud))
     if settings.command is not None:
         questions.append(command_question(settings.command))
+    if settings.url is not None:
+        questions.append(url_question(settings.url))
     if questions:
         threading.Thread(target=_ask, args=(questions, settings.every), name="cloud notice", daemon=True).start()
 
@@ -59,6 +61,24 @@ def command_question(command: str) -> Question:
     def question() -> str | None:
         done = subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
         return command if done.returncode == 0 else None
+
+    return question
+
+
+def url_question(url: str) -> Question:
+    """What the address answers, as a reason; nothing, and 404, mean no.
+
+    Raises:
+        Exception: when asked, if nobody answers.
+    """
+
+    def question() -> str | None:
+        try:
+            return _get(url, {}).strip() or None
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
 
     return question
 

@@ -19,12 +19,14 @@ class PreemptionSettings:
         grace: seconds between a notice and the end of the machine; uploads that would take longer are not begun.
         cloud: whose metadata service is asked whether this machine is about to be taken away.
         command: a shell command that exits with 0 when it is.
+        url: an address that answers with a text when it is: on this machine, from an agent of the scheduler's perhaps.
         every: seconds between two questions.
     """
 
     grace: Seconds = 60.0
     cloud: Cloud | None = None
     command: str | None = None
+    url: str | None = None
     every: Seconds = 5.0
 
 

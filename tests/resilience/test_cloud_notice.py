@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from maws_composer.resilience import cloud_notice
-from maws_composer.resilience.cloud_notice import cloud_question, command_question
+from maws_composer.resilience.cloud_notice import cloud_question, command_question, url_question
 from maws_composer.resilience.settings import Cloud
 
 
@@ -93,6 +93,17 @@ def test_a_cloud_is_asked_until_it_takes_the_machine_away(cloud: Cloud, service:
 def test_a_command_says_it_by_its_code() -> None:
     assert command_question("exit 1")() is None
     assert command_question("exit 0")() == "exit 0"
+
+
+def test_an_address_says_it_by_its_text(service: Service) -> None:
+    service.header = ("Accept-Encoding", "identity")  # no header that it asks for
+    question = url_question(f"{service.address}/taken")
+    service.answers = {}  # 404
+    assert question() is None
+    service.answers = {("GET", "/taken"): ""}
+    assert question() is None
+    service.answers = {("GET", "/taken"): "drained for maintenance\n"}
+    assert question() == "drained for maintenance"
 
 
 def test_an_odd_answer_is_named_once_and_does_not_end_the_asking(
