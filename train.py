@@ -69,7 +69,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     run = loaded.run
     preemption = Preemption(run.preemption, timeout=run.storage_patience + 300)
     preemption.leave_if_noticed()
-    finish_rewind(folder, run.storage_patience)  # that an earlier process may have begun
+    finish_rewind(folder)  # that an earlier process may have begun
     resume_from = newest_checkpoint(folder)
     if resume_from is not None:
         require_same_results(resume_from, loaded)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from cloudpathlib import AzureBlobPath, CloudPath, GSPath, S3Path
 
 from maws_composer.checkpoints.completeness import RunPath
-from maws_composer.checkpoints.upload import insist
+from maws_composer.outages import insist
 
 _PATIENCE = 60.0  # seconds
 _BUFFER = 1 << 20
@@ -22,7 +22,7 @@ def read_range(path: RunPath, offset: int, length: int) -> bytes:
 
     Raises:
         EOFError: the file is shorter.
-        UploadError: object storage does not answer.
+        StorageError: object storage does not answer.
     """
     if isinstance(path, CloudPath):
         data = insist(lambda: _request(path, offset, length), str(path), _PATIENCE) if length else b""

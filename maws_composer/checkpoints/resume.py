@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,15 @@ from composer.utils import dist
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from tqdm import tqdm
 
-from maws_composer.checkpoints.checksums import find_damage_together
-from maws_composer.checkpoints.completeness import MARKER, Checkpoint, in_bytes, read_checkpoint, read_newest_first
+from maws_composer.checkpoints.checksums import checksum, find_damage_together
+from maws_composer.checkpoints.completeness import (
+    MARKER,
+    Checkpoint,
+    PassedOver,
+    in_bytes,
+    read_checkpoint,
+    read_newest_first,
+)
 from maws_composer.checkpoints.run_folder import RunFolder, open_path
 from maws_composer.checkpoints.safe_reading import SafePlanner, SafeReader
 from maws_composer.config.check import show
@@ -60,11 +68,15 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
 
     Chosen once for all ranks, downloaded once per node; reading it is shared out. What is passed over stays, and is
     named in the log with the reason.
+
+    Raises:
+        StorageError: object storage was away for too long.
     """
     candidates = _newest_first(run_folder) if dist.get_global_rank() == 0 else iter(())
     while (checkpoint := on_rank_zero(lambda: next(candidates, None))) is not None:
         here = run_folder.checkpoints / checkpoint.name
-        damage = _bring(checkpoint, here) if "://" in checkpoint.folder else _check(checkpoint, here, run_folder)
+        bring_or_check = _bring if "://" in checkpoint.folder else _check
+        damage = bring_or_check(checkpoint, here, run_folder)
         if not damage:
             _say_versions(checkpoint)
             return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
@@ -75,18 +87,26 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
 
 
 def _newest_first(run_folder: RunFolder) -> Iterator[Checkpoint]:
-    """The complete ones; says why others were passed over.
+    """The complete ones; says why others were passed over."""
+    seen: set[str] = set()
+    while (found := run_folder.insist(lambda: _newest_but(run_folder, seen), "checkpoints")) is not None:
+        seen.add(found.folder)
+        if isinstance(found, Checkpoint):
+            yield found
+        else:
+            log.warning("passed over %s: %s", found.folder, found.reason)
+
+
+def _newest_but(run_folder: RunFolder, seen: Collection[str]) -> Checkpoint | PassedOver | None:
+    """The newest that has not been looked at.
 
     For a run in object storage a local copy counts too, where one node holds all of it: it may not be uploaded yet.
     """
     places = [run_folder.home / "checkpoints"]
     if run_folder.is_remote and dist.get_world_size() == dist.get_local_world_size():
         places.append(run_folder.checkpoints)
-    for found in heapq.merge(*map(read_newest_first, places), key=lambda found: -found.batch):
-        if isinstance(found, Checkpoint):
-            yield found
-        else:
-            log.warning("passed over %s: %s", found.folder, found.reason)
+    newest_first = heapq.merge(*map(read_newest_first, places), key=lambda found: -found.batch)
+    return next((found for found in newest_first if found.folder not in seen), None)
 
 
 def _say_versions(checkpoint: Checkpoint) -> None:
@@ -101,14 +121,14 @@ def _check(checkpoint: Checkpoint, here: Path, run_folder: RunFolder) -> list[st
     return find_damage_together(here, checkpoint, is_shared=not run_folder.is_remote)
 
 
-def _bring(checkpoint: Checkpoint, here: Path) -> list[str]:
+def _bring(checkpoint: Checkpoint, here: Path, run_folder: RunFolder) -> list[str]:
     """Download what this node has not from before, or has damaged; returns what is damaged all the same."""
-    once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here))
+    once_per_node(lambda: None if _is_copy(here, checkpoint) else _download(checkpoint, here, run_folder))
     damage = find_damage_together(here, checkpoint, is_shared=False)
     if damage:
         if dist.get_local_rank() == 0:
             log.warning("downloading %s again: %s", checkpoint.name, "; ".join(damage))
-        once_per_node(lambda: _download(checkpoint, here))
+        once_per_node(lambda: _download(checkpoint, here, run_folder))
         damage = find_damage_together(here, checkpoint, is_shared=False)
     return damage
 
@@ -119,17 +139,28 @@ def _is_copy(here: Path, checkpoint: Checkpoint) -> bool:
     return isinstance(found, Checkpoint) and (found.files, found.checksums) == (checkpoint.files, checkpoint.checksums)
 
 
-def _download(checkpoint: Checkpoint, target: Path) -> None:
+def _download(checkpoint: Checkpoint, target: Path, run_folder: RunFolder) -> None:
+    """What an earlier start that was cut off has brought already is not fetched again."""
     log.info("downloading %s (%s)", checkpoint.folder, in_bytes(checkpoint.size))
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    unfinished = target.with_name(target.name + ".partial")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for path in unfinished.iterdir():
+        if not _is_whole(path, checkpoint):
+            path.unlink()
     remote = open_path(checkpoint.folder)
     assert isinstance(remote, CloudPath)
     for name in tqdm([*checkpoint.files, MARKER], desc="downloading", unit="file"):
-        (remote / name).download_to(partial / name)
+        file = unfinished / name
+        if not file.exists():
+            run_folder.insist(partial((remote / name).download_to, file), f"checkpoints/{checkpoint.name}/{name}")
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    unfinished.rename(target)
+
+
+def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether it is one of a checkpoint's files, for certain: one without a checksum may be of another of its name."""
+    name = path.name
+    return path.stat().st_size == checkpoint.files.get(name) and checksum(path) == checkpoint.checksums.get(name)
 
 
 def is_finished(resume_from: ResumePoint, folder: RunFolder, max_samples: int) -> bool:

@@ -13,6 +13,7 @@ from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.durations import parse_duration, samples
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
+from maws_composer.outages import OutageError, is_mistake
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ def check_room(run: Run, trained: int, nodes: int) -> list[Problem]:
         run: its save_folder is local, or in object storage; then a node writes its part to speed.scratch_folder first.
         trained: number of parameters that are; others are few, or left out.
         nodes: that share the work.
+
+    Raises:
+        OutageError: object storage is away.
     """
     one = trained * _BYTES_PER_TRAINED
     if "://" not in run.save_folder:
@@ -65,13 +69,18 @@ def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -
 
 def _remote_problems(save_folder: str) -> list[Problem]:
     try:
-        probe = open_path(save_folder) / f".writable-{secrets.token_hex(4)}"
-        probe.write_text("x")
-        probe.unlink()
+        home = open_path(save_folder)
     except ConfigError as error:
         return error.problems
+    try:
+        probe = home / f".writable-{secrets.token_hex(4)}"
+        probe.write_text("x")
+        probe.unlink()
     except Exception as error:  # each storage library has exceptions of its own
-        return [Problem("save_folder", f"{save_folder} is not writable: {error}")]
+        problem = Problem("save_folder", f"{save_folder} is not writable: {error}")
+        if is_mistake(error):
+            return [problem]
+        raise OutageError([problem]) from error
     return []
 
 

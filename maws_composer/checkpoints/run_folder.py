@@ -15,8 +15,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cloudpathlib import AnyPath, CloudPath
 from cloudpathlib.exceptions import CloudPathException
@@ -24,9 +26,13 @@ from filelock import FileLock, Timeout
 
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
 from maws_composer.config.show import to_yaml
+from maws_composer.outages import StorageError, insist, is_mistake
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
+from maws_composer.resilience.progress import limited_wait
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 RunPath = Path | CloudPath
@@ -63,10 +69,12 @@ class RunFolder:
     Attributes:
         url: what the user named.
         local: the folder on this machine that files are written to; where `url` is local, the same.
+        patience: seconds that object storage may be away.
     """
 
     url: str
     local: Path
+    patience: float = 0.0
 
     @property
     def is_remote(self) -> bool:
@@ -80,44 +88,62 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.local / "checkpoints"
 
+    def insist(self, action: Callable[[], Result], what: str = "") -> Result:
+        """Read or write where the run lives, and wait for storage that is away; `action` may be done twice.
+
+        Raises:
+            StorageError: it stayed away for longer than `patience`. A mistake is raised as it is, at once.
+        """
+        name = f"{self.url}/{what}".rstrip("/")
+        with limited_wait(f"waiting for {name}"):
+            return insist(action, name, self.patience, unless=is_mistake)
+
 
 def start_run(loaded: LoadedRun) -> RunFolder:
     """Make the run's folder, or find it. A collective.
 
     Raises:
         ConfigError: where it is not readable and writable, or not the same on every node.
+        StorageError: object storage was away for too long.
     """
     run = loaded.run
-    run_id = on_rank_zero(lambda: _begin(run.save_folder))
-    folder = _open(run.save_folder, run.speed.scratch_folder, run_id)
+    run_id = on_rank_zero(lambda: _begin(run.save_folder, run.storage_patience))
+    folder = _open(run, run_id)
     once_per_node(lambda: _check_shared(folder, run_id))
     on_rank_zero(lambda: _lock(folder))
-    on_rank_zero(lambda: fetch(folder, "metrics.jsonl"))
+    on_rank_zero(lambda: folder.insist(lambda: fetch(folder, "metrics.jsonl"), "metrics.jsonl"))
     return folder
 
 
 def keep_config(folder: RunFolder, loaded: LoadedRun) -> None:
     """Write down what the run resolved to, without credentials."""
     (folder.local / "config.yaml").write_text(to_yaml(loaded))
-    send(folder, "config.yaml")
+    folder.insist(lambda: send(folder, "config.yaml"), "config.yaml")
 
 
-def _begin(save_folder: str) -> str:
+def _begin(save_folder: str, patience: float) -> str:
     """The run's id, which tells it from a run that had the same folder before; proves that the folder is ours.
 
     Raises:
         ConfigError: where it is not readable and writable.
+        StorageError: object storage was away for longer than `patience`.
     """
     home = open_path(save_folder)
     try:
-        if isinstance(home, Path):
-            home.mkdir(parents=True, exist_ok=True)
-        marker = home / "run_id"
-        run_id = marker.read_text().strip() if marker.exists() else secrets.token_hex(8)
-        marker.write_text(run_id + "\n")
-        return run_id
+        return insist(lambda: _mark(home), save_folder, patience, unless=is_mistake)
+    except StorageError:
+        raise
     except Exception as error:  # each storage library has exceptions of its own
         raise ConfigError([Problem("save_folder", f"{save_folder} is not readable and writable: {error}")]) from error
+
+
+def _mark(home: RunPath) -> str:
+    if isinstance(home, Path):
+        home.mkdir(parents=True, exist_ok=True)
+    marker = home / "run_id"
+    run_id = marker.read_text().strip() if marker.exists() else secrets.token_hex(8)
+    marker.write_text(run_id + "\n")
+    return run_id
 
 
 def run_id(save_folder: str) -> str:
@@ -125,9 +151,10 @@ def run_id(save_folder: str) -> str:
     return (open_path(save_folder) / "run_id").read_text().strip()
 
 
-def _open(save_folder: str, scratch_folder: str, run_id: str) -> RunFolder:
-    local = Path(scratch_folder) / "runs" / run_id if "://" in save_folder else Path(save_folder)
-    return RunFolder(save_folder, local.absolute())
+def _open(run: Run, run_id: str) -> RunFolder:
+    remote = "://" in run.save_folder
+    local = Path(run.speed.scratch_folder) / "runs" / run_id if remote else Path(run.save_folder)
+    return RunFolder(run.save_folder, local.absolute(), run.storage_patience)
 
 
 def _check_shared(folder: RunFolder, run_id: str) -> None:

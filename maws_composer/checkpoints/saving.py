@@ -16,10 +16,11 @@ from maws_composer.checkpoints.completeness import RunPath, in_bytes
 from maws_composer.checkpoints.retention import abort_cut_off_uploads, drop_older_copies, retire
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.under_way import UnderWay
-from maws_composer.checkpoints.upload import Uploader, UploadError
+from maws_composer.checkpoints.upload import Uploader
 from maws_composer.checkpoints.writing import CheckpointWriter, Draft, Saved, draft
 from maws_composer.config.durations import parse_duration
 from maws_composer.config.run import Run
+from maws_composer.outages import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class ShardedCheckpoints(CheckpointSaver):
         """Wait for the checkpoint that is under way, if there is one. A collective.
 
         Raises:
-            SaveError, UploadError: on every rank, if it failed on one.
+            SaveError, StorageError: on every rank, if it failed on one.
         """
         self._under_way.settle()
 
@@ -117,7 +118,7 @@ class ShardedCheckpoints(CheckpointSaver):
             self._start_upload(self._uploader, saved)
         try:
             arrived = self._uploader.wait(leave_by)
-        except UploadError as error:
+        except StorageError as error:
             log.warning("%s", error)
             arrived = False
         if not arrived or (is_new and not fits):

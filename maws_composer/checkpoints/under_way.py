@@ -59,7 +59,7 @@ class UnderWay:
         """Raise on every rank if it failed on one. A collective.
 
         Raises:
-            SaveError, UploadError: of the first rank that failed.
+            SaveError, StorageError: of the first rank that failed.
         """
         if self._writing is None:
             return

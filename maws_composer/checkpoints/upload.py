@@ -7,7 +7,6 @@ can be resumed.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,15 +17,9 @@ from cloudpathlib import CloudPath
 
 from maws_composer.checkpoints.completeness import MARKER
 from maws_composer.checkpoints.run_folder import open_path
+from maws_composer.outages import StorageError, insist
 
 Result = TypeVar("Result")
-log = logging.getLogger(__name__)
-
-_LONGEST_PAUSE = 30.0
-
-
-class UploadError(RuntimeError):
-    """Object storage did not take a file for as long as the configuration allows."""
 
 
 class Uploader:
@@ -92,7 +85,7 @@ class Uploader:
         """Upload a checkpoint's marker once every one of its files, whichever rank sends it, has arrived whole.
 
         Raises:
-            UploadError: none arrived for `patience` seconds: another rank has failed.
+            StorageError: none arrived for `patience` seconds: another rank has failed.
         """
         remote, missing, since = home / relative, set(files), time.monotonic()
         while not self._stop.is_set():
@@ -104,7 +97,7 @@ class Uploader:
             if still != missing:
                 missing, since = still, time.monotonic()
             if time.monotonic() - since > self._patience:
-                raise UploadError(
+                raise StorageError(
                     f"{self._home}/{relative}: {', '.join(sorted(still))} did not arrive from other ranks"
                 )
             self._stop.wait(0.5)
@@ -122,35 +115,3 @@ class Uploader:
             self.seconds = time.monotonic() - began
         except BaseException as error:
             self.error = error
-
-
-def insist(action: Callable[[], Result], what: str, patience: float, stop: threading.Event | None = None) -> Result:
-    """Do something with object storage until it succeeds, with growing pauses.
-
-    Args:
-        action: may be done twice.
-        what: for messages.
-        patience: seconds from the first failure on.
-        stop: gives up when it is set.
-
-    Raises:
-        UploadError: storage failed for longer than `patience`.
-    """
-    stop = stop or threading.Event()
-    failing_since, pause = None, 1.0
-    while True:
-        if stop.is_set():
-            raise UploadError(f"{what}: given up")
-        try:
-            return action()
-        except Exception as error:  # each storage library has exceptions of its own
-            failing_since = failing_since or time.monotonic()
-            away = time.monotonic() - failing_since
-            if stop.is_set() or away > patience:
-                raise UploadError(
-                    f"{what}: object storage failed for {away:.0f} s, the limit is "
-                    f"storage_patience = {patience:.0f} s; the same command resumes the run. Last: {error}"
-                ) from error
-            log.warning("%s: %s; trying again in %.0f s", what, error, pause)
-            stop.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)

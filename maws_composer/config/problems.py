@@ -33,7 +33,7 @@ class ConfigError(Exception):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
         """It travels between ranks, and its arguments are not its message."""
-        return ConfigError, (self.problems,)
+        return type(self), (self.problems,)
 
 
 def format_problems(path: str, problems: Sequence[Problem]) -> str:

@@ -38,7 +38,7 @@ def load_behind_gate(
         path: of the configuration, for the message.
         load: loads and checks; the same result on every rank. Raises ConfigError.
         preflight: further checks, by local rank 0 only. Raises ConfigError.
-        patience: seconds that the others wait for a verdict.
+        patience: seconds that the others wait for local rank 0 to begin; once it checks, until it ends.
         farewell: seconds that the others leave to local rank 0 and the launcher after a bad one.
     """
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
@@ -115,9 +115,9 @@ class _Verdict:
         draft.replace(self._file)
 
     def wait_until_good(self, patience: float, farewell: float) -> bool:
-        """Whether it became "good" within `patience`; "bad", or a dead author, leave `farewell` for a better one."""
-        start, doomed = time.monotonic(), None
-        while time.monotonic() - start < patience and (doomed is None or time.monotonic() - doomed < farewell):
+        """Whether it became "good"; "bad", or a dead author, leave `farewell` for a better one, silence `patience`."""
+        heard, doomed = time.monotonic(), None
+        while time.monotonic() - heard < patience and (doomed is None or time.monotonic() - doomed < farewell):
             verdict, author, _ = self._read()
             if verdict == "good":
                 self._sign()
@@ -127,7 +127,7 @@ class _Verdict:
             if verdict == "checking" and _is_alive(author):
                 if doomed is not None:
                     listen()
-                doomed = None
+                heard, doomed = time.monotonic(), None  # it may wait for object storage
             elif verdict and doomed is None:
                 doomed = time.monotonic()
                 let_signals_end()

@@ -9,6 +9,7 @@ from maws_composer.data.classes import CLASSES_FILE, Classes, ClassesFileError
 from maws_composer.data.columns import DATASET_FILE, DatasetFileError
 from maws_composer.data.index import read_bytes, read_dataset_file, read_file
 from maws_composer.data.sources import Shards
+from maws_composer.outages import OutageError
 
 
 def class_problems(
@@ -28,6 +29,8 @@ def class_problems(
         path = source.path(CLASSES_FILE)
         try:
             classes = _read_classes(source, timeout)
+        except OutageError:
+            raise
         except ConfigError as error:
             problems += error.problems
             continue

@@ -9,6 +9,7 @@ from maws_composer.data.columns import DATASET_FILE, IMAGE_EMBEDDING, DatasetFil
 from maws_composer.data.index import read_dataset_file, read_index
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
+from maws_composer.outages import OutageError
 
 _REMEDY = "make them with `maws-composer embed`"
 
@@ -31,6 +32,8 @@ def embedding_problems(
             dataset = read_dataset_file(source, timeout)
         except DatasetFileError as error:
             problems.append(Problem(source.where, f"{source.address}: {error}"))
+        except OutageError:
+            raise
         except ConfigError as error:
             problems += error.problems
         else:

@@ -39,6 +39,7 @@ from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE
 from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
+from maws_composer.outages import OutageError, refused
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,8 @@ class DataStream(Stream):
         """Download the index, and before it what belongs to it, in the local leader, before `get_shards`.
 
         Raises:
-            ConfigError: it cannot be had; or the cache was filled from another one, so that its shards are not these.
+            ConfigError: it cannot be had (OutageError, if it may be soon); or the cache was filled from another one, so
+            that its shards are not these.
         """
         if not self.source.is_cached:
             return
@@ -201,7 +203,7 @@ class DataStream(Stream):
                 self._download_file(DATASET_FILE)
             self._download_file(INDEX, new.name)
         except ShardError as error:
-            raise ConfigError([Problem(self.source.where, str(error))]) from error
+            raise refused(error, Problem(self.source.where, str(error))) from error
         finally:
             self._downloader.clean_up()  # else all workers, forked from here, would talk over its one open connection
         parse_index(new.read_bytes(), self.source)
@@ -289,18 +291,19 @@ def on_leaders(action: Callable[[], None], world: World) -> None:
     Raises:
         ConfigError: what the leaders found.
     """
-    problems: list[Problem] = []
+    found: list[ConfigError | None] = [None]
     if world.is_local_leader:
         try:
             action()
         except ConfigError as error:
-            problems = error.problems
+            found = [error]
     if dist.is_available() and dist.is_initialized():
-        found: list[list[Problem]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(found, problems)
-        problems = list(dict.fromkeys(problem for part in found for problem in part))
-    if problems:
-        raise ConfigError(problems)
+        mine, found = found[0], [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
+    errors = [error for error in found if error is not None]
+    if errors:
+        kind = OutageError if all(isinstance(error, OutageError) for error in errors) else ConfigError
+        raise kind(list(dict.fromkeys(problem for error in errors for problem in error.problems)))
 
 
 def split_problem(global_batch_size: int, canonical_nodes: int, world_size: int, nodes: int) -> str | None:

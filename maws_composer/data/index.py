@@ -24,6 +24,7 @@ from streaming.base.storage import CloudDownloader
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data import columns
 from maws_composer.data.sources import Shards
+from maws_composer.outages import refused
 
 INDEX = "index.json"
 NO_FILE = "there is no such file"
@@ -96,7 +97,7 @@ def read_index(source: Shards, timeout: float) -> Index:
     """Read and check `index.json` where the shards come from, without touching a cache.
 
     Raises:
-        ConfigError: it cannot be read, or see `parse_index`.
+        ConfigError: it cannot be read, see `read_file`, or see `parse_index`.
     """
     return parse_index(read_file(source, INDEX, timeout), source)
 
@@ -132,20 +133,20 @@ def read_file(source: Shards, basename: str, timeout: float) -> bytes:
     """A file that the set of shards must have.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read; OutageError, if it may be soon.
     """
     try:
         return read_bytes(source, basename, timeout)
     except Exception as error:  # every kind of object storage has its own
         why = f"it has no {basename}" if reason(error) == NO_FILE else reason(error)
-        raise ConfigError([Problem(source.where, f"{source.address} is not readable: {why}")]) from error
+        raise refused(error, Problem(source.where, f"{source.address} is not readable: {why}")) from error
 
 
 def read_dataset_file(source: Shards, timeout: float) -> columns.DatasetFile | None:
     """`dataset.json`; None for shards that others wrote, which have none.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read; OutageError, if it may be soon.
         DatasetFileError: it is damaged, or of a later format.
     """
     try:
@@ -154,7 +155,7 @@ def read_dataset_file(source: Shards, timeout: float) -> columns.DatasetFile | N
         if reason(error) == NO_FILE:
             return None
         message = f"{source.path(columns.DATASET_FILE)} is not readable: {reason(error)}"
-        raise ConfigError([Problem(source.where, message)]) from error
+        raise refused(error, Problem(source.where, message)) from error
     return columns.DatasetFile.from_json(text)
 
 

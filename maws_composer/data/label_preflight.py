@@ -15,6 +15,7 @@ from maws_composer.data.guards import DataStream, ShardError
 from maws_composer.data.index import read_index, shard_bytes
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
+from maws_composer.outages import OutageError, is_mistake
 
 
 def label_problems(sources: Sequence[Shards], data: Source, num_classes: int) -> list[Problem]:
@@ -33,10 +34,15 @@ def label_problems(sources: Sequence[Shards], data: Source, num_classes: int) ->
             shards = read_index(source, data.download_timeout).shards
             chosen = {id(shard): shard for shard in (shards[0], shards[-1], min(shards, key=shard_bytes))}.values()
             found = next((wrong for shard in chosen for wrong in _wrong_labels(shard, source, data, num_classes)), None)
+        except OutageError:
+            raise
         except ConfigError as error:
             problems += error.problems
         except (ShardError, ValueError, IndexError, KeyError, OSError) as error:
-            problems.append(Problem(source.where, str(error)))
+            problem = Problem(source.where, str(error))
+            if source.is_cached and not is_mistake(error):
+                raise OutageError([problem]) from error
+            problems.append(problem)
         else:
             problems += [Problem(source.where, found)] if found else []
     return problems

@@ -35,6 +35,7 @@ from maws_composer.data.resampling import describe
 from maws_composer.data.settings import EvalData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.usable import UnusableSampleError, usable
+from maws_composer.outages import OutageError, is_mistake
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
@@ -88,6 +89,9 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
     `columns` are those that the stage reads besides id, and image or image_embedding.
 
     Whether the batch and the canonical nodes can be split over the world is `check_world_size`'s question.
+
+    Raises:
+        OutageError: object storage is away, so that nothing can be known.
     """
     processes = max(run.speed.workers, 1) * world_size // nodes
     train, evaluation = run.data.train, run.data.eval
@@ -164,6 +168,8 @@ def _read(shards: Sequence[Shards], data: Source, columns: Sequence[str]) -> tup
             index = read_index(source, data.download_timeout)
             if is_resampled(data):
                 index = with_groups(index, read_file(source, DATASET_FILE, data.download_timeout))
+        except OutageError:
+            raise
         except ConfigError as error:
             problems += error.problems
         else:
@@ -254,7 +260,10 @@ def _sample_problems(
             stream.prepare_shard(reader)
             samples = [reader.get_item(i) for i in range(min(_TRIED_SAMPLES, shard["samples"]))]
         except (ShardError, ValueError, IndexError, OSError) as error:
-            return [Problem(source.where, str(error))]
+            problem = Problem(source.where, str(error))
+            if source.is_cached and not is_mistake(error):
+                raise OutageError([problem]) from error
+            return [problem]
     errors = []
     for sample in samples:
         try:

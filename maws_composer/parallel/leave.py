@@ -10,6 +10,7 @@ import torch.distributed as dist
 from composer.utils import dist as composer_dist
 
 from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.outages import OutageError
 from maws_composer.resilience.notice import let_signals_end
 
 
@@ -17,13 +18,14 @@ def work_and_leave(config: str, work: Callable[[], None]) -> int:
     """Do a rank's work, say what is wrong with `config` if that comes out, then leave the process group.
 
     Returns:
-        The exit code: 2 after a ConfigError, which has to be the same on every rank of a node.
+        The exit code: 2 after a ConfigError, which has to be the same on every rank of a node; 1 if it is an outage,
+        after which the same command may succeed.
     """
     code = 0
     try:
         work()
     except ConfigError as error:
-        code = 2
+        code = 1 if isinstance(error, OutageError) else 2
         if composer_dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
     leave_process_group(code)

@@ -12,7 +12,8 @@ from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
-from maws_composer.data.preflight import check_data
+from maws_composer.data.preflight import EpochReport, check_data
+from maws_composer.outages import OutageError, insist
 from maws_composer.planning.microbatch import memory_here
 from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, possible_world_sizes, workload_of
 from maws_composer.planning.world_sizes import say_world_sizes
@@ -28,11 +29,26 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
 
     Raises:
         ConfigError: with all problems at once.
+        StorageError: object storage was away for longer than `storage_patience`.
     """
+    epoch = insist(
+        lambda: _look(loaded, world_size, nodes),
+        "looking at the data and at save_folder",
+        loaded.run.storage_patience,
+        unless=lambda error: not isinstance(error, OutageError),
+    )
+    log.info("%s", epoch)
+    memory = _memory()
+    per_node = world_size // nodes if nodes > 1 else torch.cuda.device_count() or None
+    possible = possible_world_sizes(loaded.run, workload_of(loaded.run), per_node, 4 * world_size, memory)
+    log.info("may be resumed on %s", say_world_sizes(possible, per_node))
+
+
+def _look(loaded: LoadedRun, world_size: int, nodes: int) -> EpochReport | None:
+    """What an epoch is, if there are no problems."""
     columns = columns_of(loaded.run)
     data = check_data(loaded.run, world_size, nodes, columns)
-    memory = memory_here() if torch.cuda.is_available() else float("inf")
-    model = check_model(loaded.run, world_size, memory)
+    model = check_model(loaded.run, world_size, _memory())
     source = [] if model else check_beginning(loaded.run)
     problems = [*check_nodes(world_size), *model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
     if not model:
@@ -40,10 +56,11 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         problems += check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))
-    log.info("%s", data.epoch)
-    per_node = world_size // nodes if nodes > 1 else torch.cuda.device_count() or None
-    possible = possible_world_sizes(loaded.run, workload_of(loaded.run), per_node, 4 * world_size, memory)
-    log.info("may be resumed on %s", say_world_sizes(possible, per_node))
+    return data.epoch
+
+
+def _memory() -> float:
+    return memory_here() if torch.cuda.is_available() else float("inf")
 
 
 def check_nodes(world_size: int) -> list[Problem]:

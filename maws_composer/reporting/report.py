@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from maws_composer.checkpoints.run_folder import RunFolder, send
-from maws_composer.checkpoints.upload import insist
+from maws_composer.outages import insist
 from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
 from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from maws_composer.checkpoints.run_folder import RunFolder, send
-from maws_composer.checkpoints.upload import UploadError, insist
+from maws_composer.outages import StorageError, insist
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def keep_evidence(folder: RunFolder, evidence: Evidence) -> None:
     path.write_text(json.dumps({**asdict(evidence), "gradient_norms": norms}, indent=1) + "\n")
     try:
         insist(lambda: send(folder, name), f"{folder.url}/{name}", _PATIENCE)
-    except UploadError as error:  # the spike itself is what has to be seen
+    except StorageError as error:  # the spike itself is what has to be seen
         log.warning("%s", error)
 
 

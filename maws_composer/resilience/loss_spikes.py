@@ -59,7 +59,6 @@ class LossSpikes(Callback):
     def __init__(self, run: Run, folder: RunFolder) -> None:
         self.settings = run.loss_spikes
         self.folder = folder
-        self.patience = run.storage_patience
         self.skips = on_rank_zero(lambda: read_skips(folder))
         self._clip = run.gradient_clip
         self._batch_size = run.global_train_batch_size
@@ -121,7 +120,7 @@ class LossSpikes(Callback):
     def remember(self, spike: Spike, discard_after: int | None = None) -> None:
         """Have the run leave out the spike's batches from now on, whoever goes on with it. A collective."""
         self.skips = replace(self.skips, spikes=(*self.skips.spikes, spike), discard_after=discard_after)
-        on_rank_zero(lambda: write_skips(self.folder, self.skips, self.patience))
+        on_rank_zero(lambda: write_skips(self.folder, self.skips))
 
     def state_dict(self) -> dict[str, Any]:
         return {"skips": self.skips.to_json(), "losses": list(self._losses)}

@@ -18,7 +18,6 @@ from maws_composer.checkpoints.resume import Resume, newest_checkpoint
 from maws_composer.checkpoints.retention import delete_checkpoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.saving import ShardedCheckpoints
-from maws_composer.checkpoints.upload import insist
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
 from maws_composer.resilience.loss_spikes import DivergedError, LossSpikes, RewindError
 from maws_composer.resilience.skips import Spike, read_skips, write_skips
@@ -36,35 +35,31 @@ def rewind(trainer: Trainer, error: RewindError, spikes: LossSpikes, checkpoints
     """
     folder, settings, batch = spikes.folder, spikes.settings, error.batch
     checkpoints.settle()  # all that was saved is where the run lives
-    target = on_rank_zero(lambda: _choose(folder.home / "checkpoints", batch - settings.skip_before))
+    before = batch - settings.skip_before
+    target = on_rank_zero(lambda: folder.insist(lambda: _choose(folder.home / "checkpoints", before), "checkpoints"))
     if target is None:
         raise DivergedError(
             f"{error}, and there is no checkpoint before it to go back to. Start again with loss_spikes.action=skip to "
             "go on without this batch, or with a shorter save_interval"
         )
-    first = max(batch - settings.skip_before, target + 1)
+    first = max(before, target + 1)
     spikes.remember(Spike(batch, first, batch + settings.skip_after), discard_after=target)
-    finish_rewind(folder, spikes.patience)
+    finish_rewind(folder)
     log.warning("back to batch %d; batches %d to %d are left out", target, first, batch + settings.skip_after)
     _load(trainer, folder)
     trainer.engine.run_event(Event.AFTER_LOAD)
 
 
-def finish_rewind(folder: RunFolder, patience: float) -> None:
-    """Delete checkpoints that the run has gone back behind. A collective, and nothing if there are none.
-
-    Args:
-        folder: where the run lives.
-        patience: seconds that object storage may be away.
-    """
+def finish_rewind(folder: RunFolder) -> None:
+    """Delete checkpoints that the run has gone back behind. A collective, and nothing if there are none."""
     skips = on_rank_zero(lambda: read_skips(folder))
     after = skips.discard_after
     if after is None:
         return
     if folder.is_remote:
         once_per_node(lambda: _discard(folder.checkpoints, after))
-    on_rank_zero(lambda: insist(lambda: _discard(folder.home / "checkpoints", after), folder.url, patience))
-    on_rank_zero(lambda: write_skips(folder, replace(skips, discard_after=None), patience))
+    on_rank_zero(lambda: folder.insist(lambda: _discard(folder.home / "checkpoints", after), "checkpoints"))
+    on_rank_zero(lambda: write_skips(folder, replace(skips, discard_after=None)))
 
 
 def _choose(checkpoints: RunPath, first_left_out: int) -> int | None:

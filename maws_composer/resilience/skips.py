@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from maws_composer.checkpoints.run_folder import RunFolder, send
-from maws_composer.checkpoints.upload import insist
+from maws_composer.checkpoints.run_folder import RunFolder, RunPath, send
 
 SKIPS = "skips.json"
 
@@ -61,18 +60,25 @@ class Skips:
 
 
 def read_skips(folder: RunFolder) -> Skips:
-    """What the run's folder has, where the run lives."""
-    file = folder.home / SKIPS
-    return Skips.from_json(file.read_text()) if file.exists() else Skips()
+    """What the run's folder has, where the run lives.
+
+    Raises:
+        StorageError: object storage was away for too long.
+    """
+    return folder.insist(lambda: _read(folder.home / SKIPS), SKIPS)
 
 
-def write_skips(folder: RunFolder, skips: Skips, patience: float) -> None:
+def write_skips(folder: RunFolder, skips: Skips) -> None:
     """Replace what the run's folder has.
 
     Raises:
-        UploadError: object storage failed for `patience` seconds.
+        StorageError: object storage was away for too long.
     """
     draft = folder.local / f"{SKIPS}.partial"
     draft.write_text(skips.to_json() + "\n")
     draft.replace(folder.local / SKIPS)
-    insist(lambda: send(folder, SKIPS), f"{folder.url}/{SKIPS}", patience)
+    folder.insist(lambda: send(folder, SKIPS), SKIPS)
+
+
+def _read(file: RunPath) -> Skips:
+    return Skips.from_json(file.read_text()) if file.exists() else Skips()

@@ -25,8 +25,8 @@ from typing import Any
 import torch.distributed as dist
 
 from maws_composer.checkpoints.run_folder import RunFolder, RunPath, send
-from maws_composer.checkpoints.upload import UploadError, insist
 from maws_composer.config.problems import ConfigError
+from maws_composer.outages import StorageError, insist
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.reporting.metrics_file import FILE, last_step
 from maws_composer.resilience.history import Numbers, RunHistory, numbers_in
@@ -48,7 +48,9 @@ def status_of(folder: RunFolder) -> Iterator[RunHistory]:
 
     That it was preempted is no error, and goes no further: a rank that fails would have the launcher end the others.
     """
-    text, numbers = on_rank_zero(lambda: (_read(folder.home / STATUS), _left_behind(folder)))
+    text, numbers = on_rank_zero(
+        lambda: folder.insist(lambda: (_read(folder.home / STATUS), _left_behind(folder)), STATUS)
+    )
     history = RunHistory(numbers)
     on_rank_zero(lambda: _write(folder, history, "running"))
     try:
@@ -149,7 +151,7 @@ def _put(folder: RunFolder, text: str) -> None:
     _put_locally(folder, text)
     try:
         insist(lambda: send(folder, STATUS), f"{folder.url}/{STATUS}", _PATIENCE)
-    except UploadError as error:  # the run itself is none the worse
+    except StorageError as error:  # the run itself is none the worse
         log.warning("%s", error)
 
 

@@ -19,6 +19,7 @@ from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
+from maws_composer.outages import OutageError, is_mistake
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.materialize import as_sharded
 from maws_composer.registry import lookup
@@ -73,6 +74,8 @@ def check_source(run: Run) -> list[Problem]:
         if whole or encoder_of(stage):
             account(_open(run.initialize_from), stage, whole, run.initialize_resize)
     except ConfigError as error:
+        if not is_mistake(error):
+            raise OutageError(error.problems) from error
         return error.problems
     return []
 
@@ -81,8 +84,10 @@ def will_resume(run: Run) -> bool:
     """Whether it has a checkpoint to go on from."""
     try:
         return newest_complete(open_path(run.save_folder) / "checkpoints")[0] is not None
-    except Exception:  # what is wrong with it is said when the run begins
-        return False
+    except Exception as error:
+        if not is_mistake(error):
+            raise OutageError([Problem("save_folder", f"{run.save_folder} is not readable: {error}")]) from error
+        return False  # what is wrong with it is said when the run begins
 
 
 def requires_source(run: Run) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,25 @@ def test_downloads_are_checked_and_damaged_copies_replaced(tmp_path: Path, monke
         chosen, said = choose("s3://bucket/run", local)
         assert chosen == local / "checkpoints" / "ep0-ba10"
         assert "passed over s3://bucket/run/checkpoints/ep0-ba20: __1_0.distcp is damaged" in said
+
+
+@needs_rclone
+def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tmp_path / "local"
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        stored = save_shards(server.bucket("bucket") / "run" / "checkpoints" / "ep0-ba10", ranks=3)
+        unfinished = shutil.copytree(stored, local / "checkpoints" / "ep0-ba10.partial")
+        (unfinished / "__1_0.distcp").write_bytes(b"cut off")
+        flip_a_byte(unfinished / "__2_0.distcp")
+        (unfinished / "__3_0.distcp").write_bytes(b"of a larger world")
+        inode = (unfinished / "__0_0.distcp").stat().st_ino
+        chosen, _ = choose("s3://bucket/run", local)
+        assert chosen == local / "checkpoints" / "ep0-ba10"
+        assert {path.name: path.read_bytes() for path in chosen.iterdir()} == {
+            path.name: path.read_bytes() for path in stored.iterdir()
+        }
+        assert (chosen / "__0_0.distcp").stat().st_ino == inode

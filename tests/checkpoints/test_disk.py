@@ -13,6 +13,8 @@ import pytest
 from maws_composer.checkpoints.completeness import newest_complete
 from maws_composer.checkpoints.room import check_room
 from maws_composer.config.plugins import load_with_ours
+from maws_composer.config.problems import Problem
+from maws_composer.outages import OutageError
 from tests.runs import Runs
 
 SHORT = ("max_duration=480sp", "save_interval=10ba")
@@ -116,13 +118,16 @@ def test_what_can_be_foreseen_is_told_before_anything_starts(runs_on) -> None:
     assert f"save_folder  {locked.folder / 'checkpoints'} is not writable: Read-only file system" in locked.output
 
 
-def test_storage_that_cannot_be_written_to_is_told_before_anything_starts(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_is_away_is_told_apart_from_a_mistake(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    loaded = load_with_ours(str(runs.recipe), ["save_folder=s3://bucket/run"], 1)
+    [problem] = check_room(loaded.run, trained=1000, nodes=1)
+    assert problem == Problem("save_folder", "s3://bucket/run is not writable: Unable to locate credentials")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    loaded = load_with_ours(str(runs.recipe), ["save_folder=s3://bucket/run"], 1)
-    [problem] = check_room(loaded.run, trained=1000, nodes=1)
-    assert problem.path == "save_folder" and problem.message.startswith("s3://bucket/run is not writable: ")
+    with pytest.raises(OutageError, match="save_folder: s3://bucket/run is not writable: Could not connect"):
+        check_room(loaded.run, trained=1000, nodes=1)

@@ -10,7 +10,8 @@ import pytest
 
 from maws_composer.checkpoints.completeness import MARKER, newest_complete, write_marker
 from maws_composer.checkpoints.run_folder import open_path
-from maws_composer.checkpoints.upload import Uploader, UploadError
+from maws_composer.checkpoints.upload import Uploader
+from maws_composer.outages import StorageError
 from tests.s3_server import S3Server, rclone
 
 pytestmark = pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
@@ -55,7 +56,7 @@ def test_storage_that_comes_back_gets_its_file(server: S3Server, checkpoint: Pat
 def test_storage_that_stays_away_stops_the_run_with_a_sentence(server: S3Server, checkpoint: Path) -> None:
     uploader = Uploader("s3://bucket/run", patience=0.5)
     uploader.start(lambda home: uploader.put(home, checkpoint / "__0_0.distcp", "checkpoints/x/a"))
-    with pytest.raises(UploadError, match=r"the limit is storage_patience = 0 s; the same command resumes the run"):
+    with pytest.raises(StorageError, match=r"the limit is storage_patience = 0 s; the same command resumes the run"):
         uploader.wait()
 
 

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 PROBLEMS = [Problem(f"section.key_{number}", "expected a whole number, got 'many'", "x.yaml") for number in range(40)]
 MESSAGE = format_problems("run.yaml", PROBLEMS) + "\n"
 
-# Arguments: what is wrong (nothing, config, preflight, crash, kill), patience, farewell, and each rank's delay.
+# Arguments: what is wrong (nothing, config, preflight, outage, crash, kill), patience, farewell, and each rank's delay.
 WORKER = """\
 import os, signal, sys, time
 sys.path.insert(0, {repository!r})
@@ -43,6 +43,8 @@ def preflight(loaded):
     print("preflight", rank)
     if wrong == "preflight":
         raise ConfigError(problems)
+    if wrong == "outage":
+        time.sleep(3)
 
 print(load_behind_gate("run.yaml", load, preflight, float(patience), float(farewell)), rank)
 """
@@ -126,6 +128,12 @@ def test_nobody_waits_forever_for_a_rank_that_never_came(folder):
     assert ranks.processes[1].wait(timeout=20) == 2
     ranks.processes[0].kill()
     assert ranks.wait() == [-signal.SIGKILL, 2]
+
+
+def test_a_preflight_may_take_longer_than_its_beginning_is_waited_for(folder):
+    ranks = Ranks(folder, 29500, "outage", 2, 0.5)
+    assert ranks.monitor() == [0, 0]
+    assert ranks.said() == ["preflight 0\nloaded 0\n", "loaded 1\n"]
 
 
 def test_a_bug_of_ours_shows_its_traceback(folder):

@@ -13,6 +13,7 @@ from maws_composer.data.guards import cache_problems, needed_cache
 from maws_composer.data.index import read_index
 from maws_composer.data.preflight import check_data
 from maws_composer.data.sources import Shards
+from maws_composer.outages import OutageError
 from tests.data import reader
 from tests.data.shards import shard_files, write_shards
 
@@ -154,10 +155,8 @@ def test_object_storage_says_what_is_wrong(folder, tmp_path, s3, monkeypatch):
     ]
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
-    (problem,) = check(tmp_path, {"remote": "s3://preflight/data"})
-    assert problem.startswith(
-        "data.train.remote: s3://preflight/data is not readable: Could not connect to the endpoint"
-    )
+    with pytest.raises(OutageError, match=r"train\.remote: s3://preflight/data is not readable: Could not connect"):
+        check(tmp_path, {"remote": "s3://preflight/data"})
 
 
 def test_an_unknown_kind_of_storage_is_told(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.flaky_s3 import FlakyS3
 from tests.faults.matrix import Row
-from tests.runs import Finished, Notify, Runs, steps_done
+from tests.runs import Finished, Notify, Runs, kill_session, steps_done
 from tests.s3_server import S3Server, rclone
 
 pytestmark = pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
@@ -54,6 +54,31 @@ def stop_at(server: S3Server, scratch: Path, steps: int, seconds: float | None) 
     return notify
 
 
+def kill_at(scratch: Path, steps: int) -> Notify:
+    """SIGKILL all of a launch once so many steps are done."""
+
+    def notify(launcher: int, run_folder: Path, log: Path) -> bool:
+        if not any(steps_done(folder) >= steps for folder in (scratch / "runs").glob("*")):
+            return False
+        kill_session(launcher)
+        return True
+
+    return notify
+
+
+def start_once_missed(server: S3Server, seconds: float) -> Notify:
+    """Start the server some time after it was first missed."""
+
+    def notify(launcher: int, run_folder: Path, log: Path) -> bool:
+        if "trying again in" not in log.read_text():
+            return False
+        time.sleep(seconds)
+        server.start()
+        return True
+
+    return notify
+
+
 @pytest.mark.fault("S3 stopped for 20 s", "training goes on, uploads are tried again")
 def test_storage_away_for_a_while(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
     with served(tmp_path, images) as server:
@@ -87,3 +112,17 @@ def test_storage_that_errs(whole: Finished, images: Path, tmp_path: Path, row: R
         assert flaky.failed > 5
         row.same_run(stored(server, finished), whole)
         assert row.lost == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("S3 stopped during a start, for 10 s", "the start waits; then the run goes on")
+def test_storage_away_at_the_start(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
+    with served(tmp_path, images) as server:
+        runs = Runs(tmp_path, images, server.environment)
+        overrides = (*remote(tmp_path), *row.recording)
+        killed = runs("run", *overrides, notify=kill_at(tmp_path / "scratch", 25))
+        assert killed.code != 0
+        server.stop()
+        again = runs("run", *overrides, notify=start_once_missed(server, 10), processes=2)
+        assert "looking at the data and at save_folder" in again.output and "trying again in" in again.output
+        row.same_run(stored(server, again), whole)
