@@ -51,12 +51,14 @@ class Verdict:
         text: a sentence.
         is_stuck: all ranks live and none gets on: each writes down where it stands.
         gone: ranks that do not answer.
+        is_loss: of ranks, of what connects them, or of storage; nothing is known to be wrong with the run itself.
     """
 
     by: int
     text: str
     is_stuck: bool = False
     gone: tuple[int, ...] = ()
+    is_loss: bool = False
 
 
 class Pulse:

@@ -24,11 +24,12 @@ from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.under_way import leave_time_to_write
+from maws_composer.checkpoints.upload import UploadError
 from maws_composer.config.problems import ConfigError
 from maws_composer.resilience.failure import end_after_others, end_first, is_lost_connection
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.notice import take_no_notice_if
-from maws_composer.resilience.outcome import tell_failure
+from maws_composer.resilience.outcome import LOST, tell_failure, tell_launcher
 from maws_composer.resilience.preemption import PreemptedError
 from maws_composer.resilience.progress import progress
 from maws_composer.resilience.pulse import BEAT, Pulse, Sign, Unchanged, Verdict
@@ -109,14 +110,15 @@ class Watchdog:
         if is_lost_connection(error):
             verdict = self._missing()
         else:
-            verdict = Verdict(self._pulse.rank, f"{self._name(self._pulse.rank)} failed: {_one_line(error)}")
+            text = f"{self._name(self._pulse.rank)} failed: {_one_line(error)}"
+            verdict = Verdict(self._pulse.rank, text, is_loss=isinstance(error, UploadError))
         self._ending.acquire()
         verdict = self._announce(verdict)
         if verdict.by != self._pulse.rank or verdict.gone:
             self._end(verdict)
         self._done.set()
         take_no_notice_if(lambda: True)  # the launcher may not wait until this rank has said everything
-        tell_failure(self._pulse.rank, self._pulse.host, verdict.text)
+        self._tell_launcher(verdict, verdict.text)
         self._let_others_read(verdict)
         # The interpreter waits for threads, which may wait for storage; the process ends all the same.
         faulthandler.dump_traceback_later(_FAREWELL, exit=True, file=self._locked)
@@ -161,12 +163,14 @@ class Watchdog:
         idle = self._idle.look(tuple(sign.progress for sign in self._signs.values()), seconds)
         limit = self._settings.limit if progress.has_stepped else self._settings.start_limit
         if self._pulse.rank == 0 and limit is not None and idle > limit:
-            return self._announce(Verdict(0, f"no rank has got any further for {limit:.0f} s", is_stuck=True))
+            return self._announce(
+                Verdict(0, f"no rank has got any further for {limit:.0f} s", is_stuck=True, is_loss=True)
+            )
         return None
 
     def _gone(self, ranks: list[int], what: str) -> Verdict:
         text = f"{'; '.join(map(self._name, ranks))} {what}"
-        return self._announce(Verdict(self._pulse.rank, text, gone=tuple(ranks)))
+        return self._announce(Verdict(self._pulse.rank, text, gone=tuple(ranks), is_loss=True))
 
     def _missing(self) -> Verdict:
         """After a connection was lost: who does not beat any more. Meanwhile the other thread may know better."""
@@ -180,7 +184,7 @@ class Watchdog:
             ranks = (0,)
         names = "; ".join(map(self._name, ranks))
         text = f"{names} has ended without a word, or its machine is gone" if ranks else "ranks have lost each other"
-        return Verdict(self._pulse.rank, text, gone=ranks)
+        return Verdict(self._pulse.rank, text, gone=ranks, is_loss=True)
 
     def _announce(self, verdict: Verdict) -> Verdict:
         if 0 in verdict.gone:  # the store is gone with it
@@ -205,7 +209,7 @@ class Watchdog:
             if not self._has_ended(rank):
                 os.kill(self._all[rank].process, signal.SIGKILL)
         if verdict.by not in self._mates:
-            tell_failure(self._pulse.rank, self._pulse.host, text)
+            self._tell_launcher(verdict, text)
         if is_first:
             with suppress(Exception):
                 write_failure(self._folder, text, self._history)
@@ -225,6 +229,10 @@ class Watchdog:
                 hosts = {rank: sign.host for rank, sign in self._all.items()}
                 return f"{text}; {explain(self._pulse.where(_LAST_WORDS), hosts)}"
         return text
+
+    def _tell_launcher(self, verdict: Verdict, text: str) -> None:
+        tell_launcher(LOST if verdict.is_loss else "failed", text)
+        tell_failure(self._pulse.rank, self._pulse.host, text)
 
     def _let_others_read(self, verdict: Verdict) -> None:
         if 0 in verdict.gone:

@@ -112,7 +112,7 @@ def test_the_first_failure_is_what_is_said_last(runs: Runs, tmp_path: Path) -> N
     ends = [line for line in cut.output.splitlines() if line.startswith("rank 0 ends: rank 1 (process ")]
     assert len(ends) == 1 and ends[0].endswith(" failed: ValueError: a bug of this plugin")
     assert "notice: SIGTERM" not in cut.output and cut.output.count("Traceback") == 1
-    (kept,) = outcome.iterdir()
+    (kept,) = outcome.glob("failure-*")
     assert kept.name == "failure-rank1.txt"
     assert "failed: ValueError: a bug of this plugin\nThe same command goes on" in kept.read_text()
 
