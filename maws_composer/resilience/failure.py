@@ -27,6 +27,12 @@ def end_first(text: str) -> NoReturn:
     os._exit(1)
 
 
+def end_refused(text: str) -> NoReturn:
+    """By every rank, from any thread, where some refuse the configuration: with the code of that."""
+    print(text, file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 def end_after_others(text: str) -> NoReturn:
     """By a rank that ends because others have failed, from any thread: in one line, and by a signal."""
     print(text, file=sys.stderr, flush=True)

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 FOLDER = "MAWS_COMPOSER_OUTCOME"
 
-LOST = "lost"  # a state: machines or storage were, and the run itself may be as good as before
+# States that only a launcher is told.
+LOST = "lost"  # machines or storage were, and the run itself may be as good as before
+REFUSED = "refused"  # the configuration, by some ranks only
 
 _STATUS = "status.json"
 _STEPPED = "stepped"
