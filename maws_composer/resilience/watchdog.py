@@ -29,7 +29,7 @@ from maws_composer.checkpoints.upload import UploadError
 from maws_composer.config.problems import ConfigError
 from maws_composer.resilience.failure import end_after_others, end_first, end_refused, is_lost_connection
 from maws_composer.resilience.history import RunHistory
-from maws_composer.resilience.notice import take_no_notice_if
+from maws_composer.resilience.notice import take_no_notice, take_no_notice_if
 from maws_composer.resilience.outcome import LOST, REFUSED, tell_failure, tell_launcher
 from maws_composer.resilience.preemption import PreemptedError
 from maws_composer.resilience.progress import progress
@@ -133,7 +133,7 @@ class Watchdog:
         if verdict.by != self._pulse.rank or verdict.gone:
             self._end(verdict)
         self._done.set()
-        take_no_notice_if(lambda: True)  # the launcher may not wait until this rank has said everything
+        take_no_notice()  # the launcher may not wait until this rank has said everything
         self._tell_launcher(verdict, verdict.text)
         self._let_others_read(verdict)
         # The interpreter waits for threads, which may wait for storage; the process ends all the same.
