@@ -44,6 +44,7 @@ from maws_composer.reporting.report import publish_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.loss_spikes import LossSpikes
+from maws_composer.resilience.meeting import meet
 from maws_composer.resilience.preemption import Preemption, fit
 from maws_composer.resilience.progress import ProgressOfTraining
 from maws_composer.resilience.rewinding import finish_rewind
@@ -58,7 +59,8 @@ log = logging.getLogger("maws_composer")
 def train(loaded: LoadedRun) -> None:
     """The whole run, or as much of it as the machines stay for."""
     device = build_device(loaded.run.precision)
-    dist.initialize_dist(device, timeout=loaded.run.storage_patience + 300)  # longer than object storage may be away
+    timeout = loaded.run.storage_patience + 300  # longer than object storage may be away
+    meet(device, loaded.run.watchdog.meeting_limit, timeout)
     folder = start_run(loaded)
     with status_of(folder) as history, watch_over(folder, loaded.run.watchdog, history):
         train_in(folder, loaded, device, history)

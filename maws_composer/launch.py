@@ -24,12 +24,12 @@ import psutil  # type: ignore[import-untyped]
 from maws_composer.nodes import node_environment
 from maws_composer.resilience.notice import ONE_NOTICE, SIGNALS
 from maws_composer.resilience.orphans import adopt_orphans, end_with_parent
-from maws_composer.resilience.outcome import FOLDER, Outcome, told
+from maws_composer.resilience.outcome import FOLDER, LOST, Outcome, told
 
 FINISHED = 0
 FAILED = 1
 REFUSED = 2
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
+START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 # Composer's own options and flags; `script` and `arguments` follow them.
 OPTIONS = ("nproc", "world_size", "base_rank", "node_rank", "master_addr", "master_port", "stdout", "stderr")
@@ -45,7 +45,8 @@ def launch(options: argparse.Namespace) -> int:
         options: OPTIONS, FLAGS, script and arguments.
 
     Returns:
-        FINISHED; PREEMPTED: start it again; REFUSED: the configuration, or the command, is wrong; or FAILED.
+        FINISHED; START_AGAIN: preempted, or lost a rank, a node or storage after some steps; REFUSED: the
+        configuration, or the command, is wrong; or FAILED.
 
     Raises:
         ConfigError: the scheduler's environment does not say enough.
@@ -132,10 +133,17 @@ def _conclude(outcome: Outcome, code: int, was_noticed: bool) -> int:
         return FINISHED
     if outcome.state == "preempted" or (was_noticed and code != REFUSED):
         _say("left after a notice; the same command, started again, goes on with the run")
-        return PREEMPTED
+        return START_AGAIN
     if code == REFUSED:
         _say("refused: the mistakes are listed above, and nothing was begun")
         return REFUSED
+    if outcome.has_stepped and (outcome.state == LOST or (code and not outcome.failure)):
+        lost = "a rank, a node or storage, see above" if outcome.failure else "a rank: killed, for memory perhaps"
+        _say(f"lost {lost}; start it again: the same command goes on from the newest complete checkpoint")
+        return START_AGAIN
+    if outcome.state == LOST:  # a start that gets nowhere is not to be tried again for ever
+        _say("failed, see above: a rank, a node or storage was lost before this start had done a step")
+        return FAILED
     if outcome.failure:
         _say("failed, see above; once that is put right, the same command goes on from the newest complete checkpoint")
         return FAILED

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from maws_composer.resilience.notice import ONE_NOTICE
-from maws_composer.resilience.outcome import told
+from maws_composer.resilience.outcome import LOST, told
 from tests.processes import ROOT
 from tests.runs import Finished, Runs, steps_done, wait_until
 
@@ -96,12 +96,51 @@ def test_what_failed_first_is_said_last(launch: Runs) -> None:
     assert advice.startswith("launch: failed, see above; once that is put right, the same command goes on")
 
 
+@pytest.mark.parametrize(
+    ("processes", "said"),
+    [
+        (2, "a rank, a node or storage, see above"),
+        pytest.param(1, "a rank: killed, for memory perhaps", marks=SLOW),
+    ],
+)
+def test_a_rank_killed_without_a_word_is_a_reason_to_start_again(launch: Runs, processes: int, said: str) -> None:
+    def kill(launcher: int, run_folder: Path, log: Path) -> bool:
+        if steps_done(run_folder) < 7:
+            return False
+        psutil.Process(launcher).children()[0].children()[-1].kill()
+        return True
+
+    cut = launch("run", "max_duration=1_000_000sp", processes=processes, notify=kill)
+    assert cut.code == 75, cut.output
+    assert last_lines(cut, 1)[0].startswith(f"launch: lost {said}; start it again")
+
+
+@pytest.mark.parametrize(
+    ("state", "has_stepped", "code"),
+    [(LOST, True, 75), (LOST, False, 1), ("failed", True, 1), ("preempted", False, 75), (None, True, 1)],
+)
+def test_only_a_start_that_got_somewhere_is_repeated_after_a_loss(
+    tmp_path: Path, state: str | None, has_stepped: bool, code: int
+) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "from maws_composer.resilience.outcome import tell_failure, tell_launcher, tell_step\n"
+        f"{has_stepped} and tell_step()\n"
+        f"{state!r} and tell_launcher({state!r})\n"
+        "tell_failure(0, 'host', 'what happened')\n"
+        "raise SystemExit(1)\n"
+    )
+    command = [sys.executable, "-m", *LAUNCH, "-n", "1", str(script)]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    assert ended.returncode == code, ended.stderr.decode()
+
+
 def test_of_several_failures_the_earliest_is_said(tmp_path: Path) -> None:
     for moment, rank in enumerate([3, 0, 1]):
         file = tmp_path / f"failure-rank{rank}.txt"
         file.write_text(f"rank {rank} failed")
         os.utime(file, ns=(moment, moment))
-    assert told(tmp_path) == (None, "rank 3 failed")
+    assert told(tmp_path) == (None, "rank 3 failed", False)
 
 
 @pytest.mark.parametrize("victim", ["launch", pytest.param("composer", marks=SLOW)])

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from typing import NoReturn
 
 import torch.distributed as dist
+
+# gloo's errors have no class of their own, but begin with the line of its source: [/…/gloo/transport/tcp/pair.cc:534]
+_OF_GLOO = re.compile(r"(Gloo \w+ failed with )?\[(enforce fail at )?\S*/gloo/\S+\.\w+:\d+\]")
 
 ADVICE = "The same command goes on from the newest checkpoint, on whatever machines are left."
 
@@ -21,6 +25,12 @@ def end_first(text: str) -> NoReturn:
     """By the rank whose message it is, from any thread."""
     print(f"{text}\n{ADVICE}", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def end_refused(text: str) -> NoReturn:
+    """By every rank, from any thread, where some refuse the configuration: with the code of that."""
+    print(text, file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def end_after_others(text: str) -> NoReturn:
@@ -32,5 +42,5 @@ def end_after_others(text: str) -> NoReturn:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says no more than that another rank is not there: gloo's have no class of their own."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    """Whether an error says no more than that another rank is not there."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and bool(_OF_GLOO.match(str(error))))

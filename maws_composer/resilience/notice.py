@@ -78,6 +78,11 @@ def take_no_notice_if(moot: Callable[[], bool] | None) -> None:
     _is_moot = moot
 
 
+def take_no_notice() -> None:
+    """Of SIGTERM, until the process is over; Python gives its own handlers up before that. From the main thread."""
+    _set_handler(signal.SIGTERM, signal.SIG_IGN)
+
+
 def let_signals_end() -> None:
     """Signals end this process from now on: it has nothing left to save, and may be waiting for just that."""
     for each in SIGNALS:

@@ -1,6 +1,7 @@
 """What the ranks of a node tell `maws-composer launch` beyond an exit code, in a folder that it makes for them.
 
 `status.json`: how the run ended, as its first rank here saw it. `failure-rank<N>.txt`: what went wrong on a rank.
+`stepped`: this start has done a step.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ from typing import NamedTuple
 
 FOLDER = "MAWS_COMPOSER_OUTCOME"
 
+# States that only a launcher is told.
+LOST = "lost"  # machines or storage were, and the run itself may be as good as before
+REFUSED = "refused"  # the configuration, by some ranks only
+
 _STATUS = "status.json"
+_STEPPED = "stepped"
 
 
 class Outcome(NamedTuple):
-    """The state, and what went wrong first; None for what nobody said."""
+    """The state, and what went wrong first; None for what nobody said. And whether there was a step before that."""
 
     state: str | None
     failure: str | None
+    has_stepped: bool
 
 
 def tell_launcher(state: str, reason: str | None = None) -> None:
@@ -40,6 +47,13 @@ def tell_failure(rank: int, host: str, text: str) -> None:
         (Path(folder) / f"failure-rank{rank}.txt").write_text(f"{now}, rank {rank} on {host}:\n{text}\n")
 
 
+def tell_step() -> None:
+    """Say that this start gets somewhere."""
+    if folder := os.environ.get(FOLDER):
+        with suppress(OSError):
+            (Path(folder) / _STEPPED).touch()
+
+
 def told(folder: Path) -> Outcome:
     """What the ranks of this node have said."""
     failures = sorted(folder.glob("failure-rank*.txt"), key=lambda file: file.stat().st_mtime_ns)
@@ -47,4 +61,5 @@ def told(folder: Path) -> Outcome:
         status = json.loads((folder / _STATUS).read_text())
     except (FileNotFoundError, json.JSONDecodeError):  # not there, or its writer was killed
         status = {"state": None, "reason": None}
-    return Outcome(status["state"], failures[0].read_text(errors="replace") if failures else status["reason"])
+    failure = failures[0].read_text(errors="replace") if failures else status["reason"]
+    return Outcome(status["state"], failure, (folder / _STEPPED).exists())

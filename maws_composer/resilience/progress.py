@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
 
+from maws_composer.resilience.outcome import tell_step
+
 
 @dataclass
 class Progress:
@@ -60,5 +62,6 @@ class ProgressOfTraining(Callback):
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         progressed(f"{event.value} of batch {int(state.timestamp.batch)}")
-        if event == Event.BATCH_END:
+        if event == Event.BATCH_END and not progress.has_stepped:
             progress.has_stepped = True
+            tell_step()

@@ -31,7 +31,6 @@ class Sign:
         doing: the last of them.
         host: where it runs.
         process: its id there.
-        left: it is done, and says nothing more.
     """
 
     beats: int
@@ -39,7 +38,6 @@ class Sign:
     doing: str
     host: str
     process: int
-    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,14 @@ class Verdict:
         text: a sentence.
         is_stuck: all ranks live and none gets on: each writes down where it stands.
         gone: ranks that do not answer.
+        state: what the launcher is told, see `outcome`.
     """
 
     by: int
     text: str
     is_stuck: bool = False
     gone: tuple[int, ...] = ()
+    state: str = "failed"
 
 
 class Pulse:
@@ -71,10 +71,10 @@ class Pulse:
         self.beat(0, "starting")
         dist.barrier()  # from here on everyone's sign is there to be read
 
-    def beat(self, progress: int, doing: str, left: bool = False) -> None:
+    def beat(self, progress: int, doing: str) -> None:
         """Say that this rank lives."""
         self._beats += 1
-        sign = Sign(self._beats, progress, doing, self.host, self.process, left)
+        sign = Sign(self._beats, progress, doing, self.host, self.process)
         with self._lock:
             self._store.set(_sign(self.rank), json.dumps(asdict(sign)))
 
@@ -111,19 +111,20 @@ class Pulse:
                         places[rank] = self._store.get(f"where/{rank}").decode()
         return dict(sorted(places.items()))
 
-    def acknowledge(self) -> None:
-        """Say that this rank knows the verdict."""
+    def come_to(self, place: str) -> None:
+        """Say that this rank has come to some place."""
         with self._lock:
-            self._store.add("readers", 1)
+            self._store.add(f"at/{place}", 1)
 
-    def wait_for_readers(self, count: int, patience: float) -> None:
-        """Wait until so many ranks know the verdict: the store goes with rank 0."""
+    def wait_for_others(self, place: str, count: int, patience: float) -> bool:
+        """Wait until so many ranks have come there; whether they have."""
         give_up = time.monotonic() + patience
         while time.monotonic() < give_up:
             with self._lock:
-                if self._store.add("readers", 0) >= count:
-                    return
+                if self._store.add(f"at/{place}", 0) >= count:
+                    return True
             time.sleep(0.1)
+        return False
 
 
 class Unchanged:

@@ -35,6 +35,7 @@ class WatchdogSettings:
     """When ranks that get no further, or are not heard of, end the run: on all ranks, resumable.
 
     Args:
+        meeting_limit: seconds in which the ranks of all nodes have to have found each other.
         limit: seconds without progress on any rank, after which all write down their stacks and end. Object storage
             that is away does not count: `storage_patience` does. Null: no limit.
         start_limit: the same until the first step has ended, which compiles.
@@ -42,6 +43,7 @@ class WatchdogSettings:
             as for debuggers, which stop all threads of a rank.
     """
 
+    meeting_limit: Seconds = 300.0
     limit: Seconds | None = 900.0
     start_limit: Seconds | None = 3600.0
     silence: Seconds | None = 40.0

@@ -6,7 +6,7 @@
 turns every code of a rank into one of its own, so that exit codes alone cannot say this. Then the numbers of the run,
 see `history.Numbers`. While it runs they are at most half a minute old, so that a run that was killed without notice
 still says `running`, and how far it came. A command that is refused, exit code 2, leaves the file as it was: start
-again what is `preempted` only if the code was 0.
+again what is `preempted` only if the code was 0, or 75 of `maws-composer launch`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -57,7 +57,7 @@ def status_of(folder: RunFolder) -> Iterator[RunHistory]:
         with _keeping_up(folder, history):
             yield history
     except ConfigError:  # a command that is refused leaves the run as it was, and all ranks refuse it
-        on_rank_zero(lambda: _put(folder, text))
+        on_rank_zero(lambda: _restore(folder, text))
         raise
     except PreemptedError:
         tell_launcher("preempted")
@@ -103,23 +103,32 @@ def _keep_up(folder: RunFolder, history: RunHistory, over: threading.Event) -> N
         if over.wait(pause):
             return
         try:
-            if _has_failed(folder, history):  # by another rank, whose reason has to stay
+            if _has_failed(folder.local, history):  # by another rank, whose reason has to stay
                 return
             _put_locally(folder, _text(history, "running"))
-            send(folder, STATUS)
+            if not _has_failed(folder.home, history):
+                send(folder, STATUS)
         except Exception as error:  # a full disk, or storage that is away; perhaps not the next time
             log.debug("%s: %s", STATUS, error)
 
 
 def write_failure(folder: RunFolder, reason: str, history: RunHistory) -> None:
-    """By the rank that failed first; the others fail because of it, and with worse reasons."""
-    if not _has_failed(folder, history):
-        _write(folder, history, "failed", reason)
+    """By the rank that failed first; the others fail because of it, and with worse reasons.
+
+    On this machine first: storage may be away, and the run fail just because of that.
+    """
+    if _has_failed(folder.local, history):
+        return
+    _put_locally(folder, _text(history, "failed", reason))
+    with suppress(Exception):  # storage that does not answer says nothing
+        if _has_failed(folder.home, history):
+            return
+    _insist(folder, lambda: send(folder, STATUS))
 
 
-def _has_failed(folder: RunFolder, history: RunHistory) -> bool:
-    """Whether a rank of this start has said so. Not by the time: clocks differ, and go back."""
-    written = _parse(_read(folder.home / STATUS))
+def _has_failed(place: RunPath, history: RunHistory) -> bool:
+    """Whether a rank of this start has said so there. Not by the time: clocks differ, and go back."""
+    written = _parse(_read(place / STATUS))
     return written.get("state") == "failed" and written.get("start") == history.numbers.start
 
 
@@ -145,12 +154,23 @@ def _write(folder: RunFolder, history: RunHistory, state: str, reason: str | Non
     _put(folder, _text(history, state, reason))
 
 
-def _put(folder: RunFolder, text: str) -> None:
-    if not text:
+def _restore(folder: RunFolder, text: str) -> None:
+    """Leave the file as it was before this start: none, where there was none."""
+    if text:
+        _put(folder, text)
         return
+    (folder.local / STATUS).unlink(missing_ok=True)
+    _insist(folder, lambda: (folder.home / STATUS).unlink(missing_ok=True))
+
+
+def _put(folder: RunFolder, text: str) -> None:
     _put_locally(folder, text)
+    _insist(folder, lambda: send(folder, STATUS))
+
+
+def _insist(folder: RunFolder, action: Callable[[], None]) -> None:
     try:
-        insist(lambda: send(folder, STATUS), f"{folder.url}/{STATUS}", _PATIENCE)
+        insist(action, f"{folder.url}/{STATUS}", _PATIENCE)
     except StorageError as error:  # the run itself is none the worse
         log.warning("%s", error)
 

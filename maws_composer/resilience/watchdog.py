@@ -7,6 +7,7 @@ good as silent: C code then writes down its stacks.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import logging
 import os
@@ -24,11 +25,12 @@ from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.under_way import leave_time_to_write
+from maws_composer.checkpoints.upload import UploadError
 from maws_composer.config.problems import ConfigError
-from maws_composer.resilience.failure import end_after_others, end_first, is_lost_connection
+from maws_composer.resilience.failure import end_after_others, end_first, end_refused, is_lost_connection
 from maws_composer.resilience.history import RunHistory
-from maws_composer.resilience.notice import take_no_notice_if
-from maws_composer.resilience.outcome import tell_failure
+from maws_composer.resilience.notice import take_no_notice, take_no_notice_if
+from maws_composer.resilience.outcome import LOST, REFUSED, tell_failure, tell_launcher
 from maws_composer.resilience.preemption import PreemptedError
 from maws_composer.resilience.progress import progress
 from maws_composer.resilience.pulse import BEAT, Pulse, Sign, Unchanged, Verdict
@@ -39,6 +41,7 @@ from maws_composer.resilience.status import write_failure
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0  # seconds between two
+_AGREEMENT = 20.0  # seconds for all ranks to refuse what one does
 _LAST_WORDS = 4.0  # seconds for all ranks to hear why the run ends
 _LAST_CHANCE = 25.0  # seconds for a rank to write down why it ends
 _FAREWELL = 40.0  # seconds that a rank which failed has for its end
@@ -49,13 +52,17 @@ _LOCKED = 20.0  # seconds without Python's lock that are worth a note
 def watch_over(folder: RunFolder, settings: WatchdogSettings, history: RunHistory) -> Iterator[None]:
     """While training and whatever belongs to it; what one rank raises ends the others too. A collective.
 
-    Where all ranks leave by agreement, with PreemptedError or ConfigError, nothing has failed.
+    Where all ranks leave by agreement, with PreemptedError or ConfigError, nothing has failed. A ConfigError of some
+    ranks only ends all of them, with the same exit code as one of all.
     """
     watchdog = Watchdog(folder, settings, history)
     try:
         yield
-    except (PreemptedError, ConfigError):
+    except PreemptedError:
         watchdog.leave()
+        raise
+    except ConfigError as error:
+        watchdog.refuse(error)
         raise
     except BaseException as error:
         watchdog.fail(error)
@@ -97,29 +104,41 @@ class Watchdog:
     def leave(self) -> None:
         """Be watched no longer, once all ranks are done. A collective."""
         dist.barrier()
+        self._stop()
+
+    def refuse(self, error: ConfigError) -> None:
+        """Be watched no longer, once all ranks refuse; where some do not, they are in other collectives: end here."""
+        self._pulse.come_to(REFUSED)
+        if self._pulse.wait_for_others(REFUSED, self._pulse.world_size, _AGREEMENT):
+            self._stop()
+            return
+        text = f"{self._name(self._pulse.rank)} refuses what others do not: {_one_line(error)}"
+        self._end(self._announce(Verdict(self._pulse.rank, text, state=REFUSED)))
+
+    def _stop(self) -> None:
         self._done.set()
         take_no_notice_if(None)
         faulthandler.cancel_dump_traceback_later()
-        file = Path(self._locked.name)
-        if file.exists() and not file.stat().st_size:
-            file.unlink()
+        self._remove_if_empty()
 
     def fail(self, error: BaseException) -> None:
         """Tell the others, and return if this is the first failure; else end here."""
         if is_lost_connection(error):
             verdict = self._missing()
         else:
-            verdict = Verdict(self._pulse.rank, f"{self._name(self._pulse.rank)} failed: {_one_line(error)}")
+            text = f"{self._name(self._pulse.rank)} failed: {_one_line(error)}"
+            verdict = Verdict(self._pulse.rank, text, state=LOST if isinstance(error, UploadError) else "failed")
         self._ending.acquire()
         verdict = self._announce(verdict)
         if verdict.by != self._pulse.rank or verdict.gone:
             self._end(verdict)
         self._done.set()
-        take_no_notice_if(lambda: True)  # the launcher may not wait until this rank has said everything
-        tell_failure(self._pulse.rank, self._pulse.host, verdict.text)
+        take_no_notice()  # the launcher may not wait until this rank has said everything
+        self._tell_launcher(verdict, verdict.text)
         self._let_others_read(verdict)
         # The interpreter waits for threads, which may wait for storage; the process ends all the same.
         faulthandler.dump_traceback_later(_FAREWELL, exit=True, file=self._locked)
+        atexit.register(self._remove_if_empty)
 
     def _exchange(self) -> None:
         while not self._done.is_set():
@@ -161,12 +180,14 @@ class Watchdog:
         idle = self._idle.look(tuple(sign.progress for sign in self._signs.values()), seconds)
         limit = self._settings.limit if progress.has_stepped else self._settings.start_limit
         if self._pulse.rank == 0 and limit is not None and idle > limit:
-            return self._announce(Verdict(0, f"no rank has got any further for {limit:.0f} s", is_stuck=True))
+            return self._announce(
+                Verdict(0, f"no rank has got any further for {limit:.0f} s", is_stuck=True, state=LOST)
+            )
         return None
 
     def _gone(self, ranks: list[int], what: str) -> Verdict:
         text = f"{'; '.join(map(self._name, ranks))} {what}"
-        return self._announce(Verdict(self._pulse.rank, text, gone=tuple(ranks)))
+        return self._announce(Verdict(self._pulse.rank, text, gone=tuple(ranks), state=LOST))
 
     def _missing(self) -> Verdict:
         """After a connection was lost: who does not beat any more. Meanwhile the other thread may know better."""
@@ -180,7 +201,7 @@ class Watchdog:
             ranks = (0,)
         names = "; ".join(map(self._name, ranks))
         text = f"{names} has ended without a word, or its machine is gone" if ranks else "ranks have lost each other"
-        return Verdict(self._pulse.rank, text, gone=ranks)
+        return Verdict(self._pulse.rank, text, gone=ranks, state=LOST)
 
     def _announce(self, verdict: Verdict) -> Verdict:
         if 0 in verdict.gone:  # the store is gone with it
@@ -205,11 +226,14 @@ class Watchdog:
             if not self._has_ended(rank):
                 os.kill(self._all[rank].process, signal.SIGKILL)
         if verdict.by not in self._mates:
-            tell_failure(self._pulse.rank, self._pulse.host, text)
+            self._tell_launcher(verdict, text)
         if is_first:
             with suppress(Exception):
                 write_failure(self._folder, text, self._history)
         self._let_others_read(verdict)
+        self._remove_if_empty()
+        if verdict.state == REFUSED:
+            end_refused(text)
         if is_first:
             end_first(text)
         if not verdict.gone and not verdict.is_stuck:
@@ -226,17 +250,28 @@ class Watchdog:
                 return f"{text}; {explain(self._pulse.where(_LAST_WORDS), hosts)}"
         return text
 
+    def _tell_launcher(self, verdict: Verdict, text: str) -> None:
+        tell_launcher(verdict.state, text)
+        tell_failure(self._pulse.rank, self._pulse.host, text)
+
     def _let_others_read(self, verdict: Verdict) -> None:
         if 0 in verdict.gone:
             return
         with suppress(Exception):
-            self._pulse.acknowledge()
-            if self._pulse.rank == 0 or verdict.by == self._pulse.rank:
-                self._pulse.wait_for_readers(self._pulse.world_size - len(verdict.gone), _LAST_WORDS)
+            self._pulse.come_to("verdict")
+            if self._pulse.rank == 0 or verdict.by == self._pulse.rank:  # the store goes with rank 0
+                self._pulse.wait_for_others("verdict", self._pulse.world_size - len(verdict.gone), _LAST_WORDS)
 
     def _write_stacks_if_locked(self) -> None:
         """From C, which does not need Python's lock, should this thread not get it for a while."""
         faulthandler.dump_traceback_later(_LOCKED, file=self._locked)
+
+    def _remove_if_empty(self) -> None:
+        """The file of stacks for when this rank holds Python's lock for long."""
+        file = Path(self._locked.name)
+        with suppress(OSError):
+            if not file.stat().st_size:
+                file.unlink()
 
     def _has_ended(self, rank: int) -> bool:
         """Of a rank of this node."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from maws_composer.config.plugins import load_with_ours
-from maws_composer.launch import PREEMPTED, REFUSED
+from maws_composer.launch import REFUSED, START_AGAIN
 from tests.processes import ROOT
 
 KUBERNETES = ROOT / "clusters/kubernetes.yaml"
@@ -39,7 +39,7 @@ def test_kubernetes_accepts_the_job() -> None:
 def test_kubernetes_starts_again_what_was_preempted_and_gives_up_what_is_refused() -> None:
     rules = job()["spec"]["podFailurePolicy"]["rules"]
     actions = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])}
-    assert actions == {REFUSED: "FailJob", PREEMPTED: "Ignore"}
+    assert actions == {REFUSED: "FailJob", START_AGAIN: "Ignore"}
     assert [rule["onPodConditions"][0]["type"] for rule in rules if "onPodConditions" in rule] == ["DisruptionTarget"]
 
 
@@ -63,7 +63,7 @@ def test_skypilot_accepts_the_task() -> None:
     task = sky.Task.from_yaml(str(SKYPILOT))
     (resources,) = task.resources
     assert task.num_nodes == 2 and resources.use_spot
-    assert resources.job_recovery["recover_on_exit_codes"] == [PREEMPTED]
+    assert resources.job_recovery["recover_on_exit_codes"] == [START_AGAIN]
 
 
 def commands() -> dict[str, list[str]]:

@@ -112,9 +112,24 @@ def test_the_first_failure_is_what_is_said_last(runs: Runs, tmp_path: Path) -> N
     ends = [line for line in cut.output.splitlines() if line.startswith("rank 0 ends: rank 1 (process ")]
     assert len(ends) == 1 and ends[0].endswith(" failed: ValueError: a bug of this plugin")
     assert "notice: SIGTERM" not in cut.output and cut.output.count("Traceback") == 1
-    (kept,) = outcome.iterdir()
+    (kept,) = outcome.glob("failure-*")
+    assert not list((cut.folder / "stacks").iterdir())
     assert kept.name == "failure-rank1.txt"
-    assert "failed: ValueError: a bug of this plugin\nThe same command goes on" in kept.read_text()
+    assert kept.read_text().endswith(" failed: ValueError: a bug of this plugin\n")
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        ("1", "refuses what others do not: ConfigError: callbacks.refuse_at"),
+        pytest.param("0", "refuses what others do not: ConfigError: callbacks.refuse_at", marks=pytest.mark.slow),
+        pytest.param("null", "recipe.yaml has 1 problem", marks=pytest.mark.slow),
+    ],
+)
+def test_what_ranks_refuse_ends_all_with_the_code_of_that(runs: Runs, rank: str, said: str) -> None:
+    refusing = ("code_paths=[tests/plugins]", "callbacks.refuse_at.batch=6", f"callbacks.refuse_at.rank={rank}")
+    cut = runs("cut", *refusing, processes=2)
+    assert cut.code == 2 and said in cut.output, cut.output
 
 
 @pytest.mark.slow
