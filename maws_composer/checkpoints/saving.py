@@ -78,7 +78,6 @@ class ShardedCheckpoints(CheckpointSaver):
         self.settle()
 
     def close(self, state: State, logger: Logger) -> None:
-        self._under_way.close()
         if self._uploader is not None:
             self._uploader.close()
 

@@ -22,6 +22,7 @@ from maws_composer.checkpoints.run_folder import open_path
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
+UPLOADING = "upload"  # the thread's name
 _LONGEST_PAUSE = 30.0
 
 
@@ -53,7 +54,7 @@ class Uploader:
     def start(self, work: Callable[[CloudPath], None]) -> None:
         """Run `work(home)` in the thread. One at a time: call `wait` before the next."""
         # A daemon: the end of the process does not wait for it, or a rank would outlive the others' files.
-        self._thread = threading.Thread(target=self._run, args=(work,), name="upload", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(work,), name=UPLOADING, daemon=True)
         self._thread.start()
 
     @property

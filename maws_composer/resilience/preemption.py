@@ -15,8 +15,11 @@ from composer.loggers import Logger
 from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.checkpoints.upload import UploadError
+from maws_composer.checkpoints.writing import SaveError
+from maws_composer.resilience.bad_samples import TooManyBadSamplesError
 from maws_composer.resilience.cloud_notice import watch
-from maws_composer.resilience.loss_spikes import LossSpikes, RewindError
+from maws_composer.resilience.loss_spikes import DivergedError, LossSpikes, RewindError
 from maws_composer.resilience.notice import notice
 from maws_composer.resilience.rewinding import rewind
 from maws_composer.resilience.settings import PreemptionSettings
@@ -102,6 +105,7 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
 
     Raises:
         PreemptedError: after saving.
+        DivergedError, TooManyBadSamplesError: on all ranks alike, and after the checkpoint that was under way.
     """
     try:
         if preemption.owes_evaluation:
@@ -112,6 +116,12 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
             except RewindError as error:
                 rewind(trainer, error, spikes, checkpoints)
                 preemption.owes_evaluation = False  # if it did, that was made when the run was here first
+    except (DivergedError, TooManyBadSamplesError):
+        try:
+            checkpoints.settle()
+        except (SaveError, UploadError) as error:  # the first one is what has to be seen last
+            log.warning("%s", error)
+        raise
     except PreemptedError:
         state = trainer.state
         state.set_dataloader(state.train_dataloader, "train")  # an evaluation may have been cut off

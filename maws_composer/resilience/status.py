@@ -25,6 +25,7 @@ from typing import Any
 import torch.distributed as dist
 
 from maws_composer.checkpoints.run_folder import RunFolder, RunPath, send
+from maws_composer.checkpoints.under_way import leave_time_to_save
 from maws_composer.checkpoints.upload import UploadError, insist
 from maws_composer.config.problems import ConfigError
 from maws_composer.parallel.agree import on_rank_zero
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 STATUS = "status.json"
 _PATIENCE = 20.0  # seconds: a machine that is taken away has not many
 _FAREWELL = 5.0  # seconds for a last update that is under way
+_FAREWELL_TO_CHECKPOINT = 30.0  # seconds for one that is under way: it can be many minutes of training
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between the first updates, when somebody is likely to look
 _PAUSE = 30.0  # between the others
 
@@ -67,6 +69,7 @@ def status_of(folder: RunFolder) -> Iterator[RunHistory]:
         tell_launcher("failed", f"{type(error).__name__}: {error}")
         with suppress(Exception):  # the error itself is what has to be seen
             write_failure(folder, f"{type(error).__name__}: {error}", history)
+        leave_time_to_save(_FAREWELL_TO_CHECKPOINT)
         raise
     tell_launcher("finished")
     on_rank_zero(lambda: _write(folder, history, "finished"))

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.run_folder import RunFolder
-from maws_composer.checkpoints.under_way import leave_time_to_write
+from maws_composer.checkpoints.under_way import leave_time_to_save
 from maws_composer.config.problems import ConfigError
 from maws_composer.resilience.failure import end_after_others, end_first, is_lost_connection
 from maws_composer.resilience.history import RunHistory
@@ -213,7 +213,7 @@ class Watchdog:
         if is_first:
             end_first(text)
         if not verdict.gone and not verdict.is_stuck:
-            leave_time_to_write(_LAST_CHANCE - 2 * _LAST_WORDS)
+            leave_time_to_save(_LAST_CHANCE - 2 * _LAST_WORDS)
         end_after_others(f"rank {self._pulse.rank} ends: {text}")
 
     def _say_where_it_hangs(self, text: str) -> str:
