@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from datetime import timedelta
 from typing import NoReturn
 
 import torch
@@ -31,12 +30,12 @@ class UnderWay:
 
     Args:
         uploader: that what is written goes to, if any.
-        timeout: seconds that ranks wait for one another.
+        group: of the main threads' CPUs.
     """
 
-    def __init__(self, uploader: Uploader | None, timeout: float) -> None:
+    def __init__(self, uploader: Uploader | None, group: dist.ProcessGroup) -> None:
         self._uploader = uploader
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._group = group
         self._writing: Future[None] | None = None  # until the ranks have agreed that nothing is left to do
 
     def begin(self, write: Callable[[], None], in_background: bool) -> None:
@@ -113,9 +112,9 @@ class UnderWay:
 
     def _raise(self) -> NoReturn:
         errors = on_every_rank(lambda: self._error, self._group)
+        self._writing = None
         if self._uploader is not None:
             self._uploader.close()  # this rank's part is of no use without the others'
-        self._writing = None
         raise next(error for error in errors if error is not None)
 
 

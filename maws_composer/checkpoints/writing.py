@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,11 @@ class CheckpointWriter:
     Args:
         is_shared: all nodes see the same folder; otherwise each has one of its own.
         beside: files of one's own that go into a checkpoint, where they exist.
-        timeout: seconds that ranks wait for one another.
+        group: for this alone, since it may be used by a thread of its own.
     """
 
-    def __init__(self, is_shared: bool, beside: list[Path], timeout: float) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    def __init__(self, is_shared: bool, beside: list[Path], group: dist.ProcessGroup) -> None:
+        self._group = group
         self._is_shared = is_shared
         self._beside = beside
         self._needed = 0  # bytes of the checkpoint that is being written, on this node

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -40,15 +39,14 @@ class Preemption(Callback):
 
     Args:
         settings: how much time there is, and who else is asked.
-        timeout: seconds that ranks wait for one another.
+        group: of the main threads' CPUs: a number a step is not worth waiting for the GPU.
     """
 
-    def __init__(self, settings: PreemptionSettings, timeout: float) -> None:
+    def __init__(self, settings: PreemptionSettings, group: dist.ProcessGroup) -> None:
         self.grace = settings.grace
         self.owes_evaluation = False
         self.leave_by = float("inf")
-        # Over the CPU: a number a step is not worth waiting for the GPU.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._group = group
         if composer_dist.get_local_rank() == 0:
             watch(settings)
 
