@@ -122,5 +122,5 @@ def test_storage_that_cannot_be_written_to_is_told_before_anything_starts(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     loaded = load_with_ours(str(runs.recipe), ["save_folder=s3://bucket/run"], 1)
-    [problem] = check_room(loaded.run, trained=1000, nodes=1)
+    [problem] = check_room(loaded.run, trained=1000, world_size=1, nodes=1)
     assert problem.path == "save_folder" and problem.message.startswith("s3://bucket/run is not writable: ")
