@@ -102,7 +102,7 @@ def test_upload_under_way_when_all_ranks_stop(whole: Finished, images: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.fault("an error of one rank while a checkpoint is being uploaded, S3 0.4 s late", "it has half a minute")
+@pytest.mark.fault("an error of one rank while a checkpoint is being uploaded, S3 0.4 s late", "it has 25 s")
 def test_upload_under_way_when_one_rank_fails(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
     with served(tmp_path, images) as server, FlakyS3(server, delay=0.4) as slow:
         runs, overrides = Runs(tmp_path, images, slow.environment), (*remote(tmp_path), *row.recording)
