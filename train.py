@@ -33,7 +33,7 @@ from maws_composer.config.plugins import build_all, load_with_ours
 from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.adamw import build_optimizer
 from maws_composer.optim.schedule import build_schedule
-from maws_composer.parallel.agree import on_rank_zero
+from maws_composer.parallel.agree import cpu_group, on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.microbatch import agree_on_microbatch
@@ -59,8 +59,7 @@ log = logging.getLogger("maws_composer")
 def train(loaded: LoadedRun) -> None:
     """The whole run, or as much of it as the machines stay for."""
     device = build_device(loaded.run.precision)
-    timeout = loaded.run.storage_patience + 300  # longer than object storage may be away
-    meet(device, loaded.run.watchdog.meeting_limit, timeout)
+    meet(device, loaded.run.watchdog.meeting_limit, loaded.run.longest_wait)
     folder = start_run(loaded)
     with status_of(folder) as history, watch_over(folder, loaded.run.watchdog, history):
         train_in(folder, loaded, device, history)
@@ -69,7 +68,8 @@ def train(loaded: LoadedRun) -> None:
 def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunHistory) -> None:
     """The run from its newest checkpoint on, in the order in which it happens."""
     run = loaded.run
-    preemption = Preemption(run.preemption, timeout=run.storage_patience + 300)
+    group = cpu_group(run.longest_wait)
+    preemption = Preemption(run.preemption, group)
     preemption.leave_if_noticed()
     finish_rewind(folder)  # that an earlier process may have begun
     resume_from = newest_checkpoint(folder)
@@ -85,7 +85,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
-    checkpoints, spikes = ShardedCheckpoints(folder, run), LossSpikes(run, folder)
+    checkpoints, spikes = ShardedCheckpoints(folder, run, group), LossSpikes(run, folder)
     trainer = Trainer(
         model=stage,
         train_dataloader=build_train_loader(run, stage.columns),
@@ -97,7 +97,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
             *([Resume(resume_from)] if resume_from else []),
             history,
             ProgressOfTraining(),
-            BadSamples(run.data.train.max_bad_share),
+            BadSamples(run.data.train.max_bad_share, group),
             spikes,
             LRMonitor(),
             *callbacks_of(stage),

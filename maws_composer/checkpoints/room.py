@@ -14,6 +14,7 @@ from maws_composer.config.durations import parse_duration, samples
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.outages import OutageError, is_mistake
+from maws_composer.parallel.degrees import sharding_degrees
 
 log = logging.getLogger(__name__)
 
@@ -21,26 +22,37 @@ _BYTES_PER_TRAINED = 12  # fp32 weight and two Adam moments
 _COPIES = 3  # that a node has at once of what goes to object storage: two, and one that is being written
 
 
-def check_room(run: Run, trained: int, nodes: int) -> list[Problem]:
+def check_room(run: Run, trained: int, world_size: int, nodes: int) -> list[Problem]:
     """Whether the folders that checkpoints go to can be written to, and have room for one; warns of too few.
+
+    Says how much host memory a node needs for what is written while training goes on.
 
     Args:
         run: its save_folder is local, or in object storage; then a node writes its part to speed.scratch_folder first.
         trained: number of parameters that are; others are few, or left out.
-        nodes: that share the work.
+        world_size: number of GPUs.
+        nodes: that they are on.
 
     Raises:
         OutageError: object storage is away.
     """
     one = trained * _BYTES_PER_TRAINED
+    part = _part_of_node(one, run.speed.sharding.shard, world_size, world_size // nodes)
+    if run.save_async:
+        log.info("while a checkpoint is saved, a node needs %s of host memory for it", in_bytes(part))
     if "://" not in run.save_folder:
         folder, kept = Path(run.save_folder), run.save_num_checkpoints_to_keep + 1 + _kept_for_good(run)
         why = "save_num_checkpoints_to_keep, save_keep_every, and one that is being written"
         return _local_problems("save_folder", folder, one, kept * one - _size(folder / "checkpoints"), why)
-    part = one // nodes
     scratch, why = Path(run.speed.scratch_folder), "the newest two, one that is being written, or one to start again"
     local = _local_problems("speed.scratch_folder", scratch, part, max(_COPIES * part, one + part), why)
     return [*local, *_remote_problems(run.save_folder)]
+
+
+def _part_of_node(one: int, shard: int | None, world_size: int, per_node: int) -> int:
+    """Bytes of a checkpoint that a node of the first replica writes; other replicas write nothing."""
+    _, degree = sharding_degrees(world_size, shard)
+    return one * min(per_node, degree) // degree
 
 
 def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -> list[Problem]:

@@ -21,6 +21,7 @@ from maws_composer.checkpoints.writing import CheckpointWriter, Draft, Saved, dr
 from maws_composer.config.durations import parse_duration
 from maws_composer.config.run import Run
 from maws_composer.outages import StorageError
+from maws_composer.parallel.agree import cpu_group
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,10 @@ class ShardedCheckpoints(CheckpointSaver):
     Args:
         folder: where the run lives.
         run: for how often, how many stay, and how long object storage may be away.
+        group: of the main threads' CPUs.
     """
 
-    def __init__(self, folder: RunFolder, run: Run) -> None:
+    def __init__(self, folder: RunFolder, run: Run, group: dist.ProcessGroup) -> None:
         super().__init__(
             folder=str(folder.checkpoints),
             filename="ep{epoch}-ba{batch}-rank{rank}.pt",
@@ -60,9 +62,8 @@ class ShardedCheckpoints(CheckpointSaver):
         self._patience = run.storage_patience
         self._uploader = Uploader(folder.url, self._patience) if folder.is_remote else None
         beside = [folder.local / name for name in ("config.yaml", ENCODER_FILE, TEXT_FILE)]
-        timeout = self._patience + 300  # an upload may take so long on one rank, and the others wait
-        self._writer = CheckpointWriter(not folder.is_remote, beside, timeout)
-        self._under_way = UnderWay(self._uploader, timeout)
+        self._writer = CheckpointWriter(not folder.is_remote, beside, cpu_group(run.longest_wait))
+        self._under_way = UnderWay(self._uploader, group)
 
     def init(self, state: State, logger: Logger) -> None:
         super().init(state, logger)
@@ -79,7 +80,6 @@ class ShardedCheckpoints(CheckpointSaver):
         self.settle()
 
     def close(self, state: State, logger: Logger) -> None:
-        self._under_way.close()
         if self._uploader is not None:
             self._uploader.close()
 

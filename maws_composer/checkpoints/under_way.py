@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from datetime import timedelta
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
-from maws_composer.checkpoints.upload import Uploader
+from maws_composer.checkpoints.upload import UPLOADING, Uploader
 from maws_composer.parallel.agree import on_every_rank
 from maws_composer.resilience.progress import limited_wait
 
@@ -21,7 +20,6 @@ log = logging.getLogger(__name__)
 
 _BETWEEN_LOOKS = 1.0  # seconds, while there is nothing to do but wait
 _THREAD = "saving"
-_FAREWELL = 30.0  # seconds that a process which ends because of an error leaves to what is being written
 
 
 class UnderWay:
@@ -32,12 +30,12 @@ class UnderWay:
 
     Args:
         uploader: that what is written goes to, if any.
-        timeout: seconds that ranks wait for one another.
+        group: of the main threads' CPUs.
     """
 
-    def __init__(self, uploader: Uploader | None, timeout: float) -> None:
+    def __init__(self, uploader: Uploader | None, group: dist.ProcessGroup) -> None:
         self._uploader = uploader
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._group = group
         self._writing: Future[None] | None = None  # until the ranks have agreed that nothing is left to do
 
     def begin(self, write: Callable[[], None], in_background: bool) -> None:
@@ -101,11 +99,6 @@ class UnderWay:
                 raise error
         return all(is_done for is_done, _ in outcomes)
 
-    def close(self) -> None:
-        """Leave half a minute to what is being written: what would be lost can be many minutes of training."""
-        if self._writing is not None:
-            wait([self._writing], _FAREWELL)
-
     @property
     def _has_ended(self) -> bool:
         assert self._writing is not None
@@ -120,14 +113,21 @@ class UnderWay:
     def _raise(self) -> NoReturn:
         errors = on_every_rank(lambda: self._error, self._group)
         self._writing = None
+        if self._uploader is not None:
+            self._uploader.close()  # this rank's part is of no use without the others'
         raise next(error for error in errors if error is not None)
 
 
-def leave_time_to_write(seconds: float) -> None:
-    """Before this process ends because of another: what is being written needs all ranks."""
-    for thread in threading.enumerate():
-        if thread.name == _THREAD:
-            thread.join(seconds)
+def leave_time_to_save(seconds: float) -> None:
+    """Before this process ends because of an error: writing and uploading need all ranks.
+
+    Not as late as in `close`: an interpreter that ends starts no threads, which libraries of object storage need.
+    """
+    until = time.monotonic() + seconds
+    for name in (_THREAD, UPLOADING):  # the one begins the other
+        for thread in threading.enumerate():
+            if thread.name == name:
+                thread.join(max(until - time.monotonic(), 0))
 
 
 def _work(future: Future[None], write: Callable[[], None]) -> None:

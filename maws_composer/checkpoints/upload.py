@@ -21,6 +21,8 @@ from maws_composer.outages import StorageError, insist
 
 Result = TypeVar("Result")
 
+UPLOADING = "upload"  # the thread's name
+
 
 class Uploader:
     """Uploads one checkpoint at a time from a thread of its own.
@@ -46,7 +48,7 @@ class Uploader:
     def start(self, work: Callable[[CloudPath], None]) -> None:
         """Run `work(home)` in the thread. One at a time: call `wait` before the next."""
         # A daemon: the end of the process does not wait for it, or a rank would outlive the others' files.
-        self._thread = threading.Thread(target=self._run, args=(work,), name="upload", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(work,), name=UPLOADING, daemon=True)
         self._thread.start()
 
     @property

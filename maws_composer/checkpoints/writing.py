@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,8 @@ class Draft:
     storage: FileSystemWriter
 
     def copied_to_host(self) -> Draft:
-        """The same in host memory, where later steps do nothing to it."""
-        return replace(self, contents=self.storage.stage(self.contents))
+        """What this rank will write of it, in host memory, where later steps do nothing to it."""
+        return replace(self, contents=self.storage.stage(_without_copies(self.contents)))
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ class CheckpointWriter:
     Args:
         is_shared: all nodes see the same folder; otherwise each has one of its own.
         beside: files of one's own that go into a checkpoint, where they exist.
-        timeout: seconds that ranks wait for one another.
+        group: for this alone, since it may be used by a thread of its own.
     """
 
-    def __init__(self, is_shared: bool, beside: list[Path], timeout: float) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    def __init__(self, is_shared: bool, beside: list[Path], group: dist.ProcessGroup) -> None:
+        self._group = group
         self._is_shared = is_shared
         self._beside = beside
         self._needed = 0  # bytes of the checkpoint that is being written, on this node
@@ -186,9 +185,21 @@ def bytes_to_write(contents: dict[str, Any]) -> int:
 def _own_bytes(tensor: torch.Tensor) -> int:
     if not isinstance(tensor, DTensor):
         return tensor.nbytes if dist.get_rank() == 0 else 0
+    return 0 if _is_copy(tensor) else tensor.to_local().nbytes
+
+
+def _without_copies(contents: dict[str, Any]) -> dict[str, Any]:
+    """Without the shards that the first replica writes, if this rank belongs to another."""
+    return {
+        key: _without_copies(value) if isinstance(value, dict) else value
+        for key, value in contents.items()
+        if not (isinstance(value, DTensor) and _is_copy(value))
+    }
+
+
+def _is_copy(tensor: DTensor) -> bool:
     where = tensor.device_mesh.get_coordinate() or []
-    is_copy = any(at and isinstance(placed, Replicate) for at, placed in zip(where, tensor.placements, strict=True))
-    return 0 if is_copy else tensor.to_local().nbytes
+    return any(at and isinstance(placed, Replicate) for at, placed in zip(where, tensor.placements, strict=True))
 
 
 def _make_room(folder: Path, needed: int) -> None:

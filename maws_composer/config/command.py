@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from composer.utils import dist
@@ -41,6 +43,7 @@ def check_and_work(
         return 0
     printing = "--print" in arguments
     config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(manual)
+    _allow_as_many_files_as_possible()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)
     loaded = load_behind_gate(
@@ -53,3 +56,10 @@ def check_and_work(
             print(print_resolved(loaded))
         return 0
     return work_and_leave(config, lambda: work(loaded))
+
+
+def _allow_as_many_files_as_possible() -> None:
+    """Each process group costs a rank a connection to every other, and the usual limit, which is soft, is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # macOS says that there is no limit, and has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

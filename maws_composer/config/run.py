@@ -104,6 +104,11 @@ class Run:
         if not self.save_folder:
             object.__setattr__(self, "save_folder", f"runs/{self.run_name}")
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that ranks wait for one another: longer than object storage may be away on one of them."""
+        return self.storage_patience + 300
+
 
 def contradictions(run: Run) -> list[Problem]:
     """What no single value shows, on any number of GPUs."""

@@ -6,12 +6,24 @@ One rank that raises while the others go on to the next collective is a hang; he
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from composer.utils import dist as composer_dist
 
 Result = TypeVar("Result")
+
+
+def cpu_group(timeout: float) -> dist.ProcessGroup:
+    """A group of all ranks for what their CPUs have to tell one another without waiting for the GPUs. A collective.
+
+    One for each thread that uses it, and no more: each costs every rank a connection to every other rank.
+
+    Args:
+        timeout: seconds that ranks wait for one another.
+    """
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
 
 def on_rank_zero(action: Callable[[], Result]) -> Result:

@@ -52,7 +52,7 @@ def _look(loaded: LoadedRun, world_size: int, nodes: int) -> EpochReport | None:
     source = [] if model else check_beginning(loaded.run)
     problems = [*check_nodes(world_size), *model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
     if not model:
-        problems += check_room(loaded.run, workload_of(loaded.run).parameters.trainable, nodes)
+        problems += check_room(loaded.run, workload_of(loaded.run).parameters.trainable, world_size, nodes)
         problems += check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))

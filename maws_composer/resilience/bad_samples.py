@@ -21,16 +21,14 @@ class BadSamples(Callback):
 
     Args:
         max_share: of all samples so far; looked at once a thousand samples have been seen.
+        group: of the main threads' CPUs: two numbers a step are not worth waiting for the GPU.
     """
 
-    def __init__(self, max_share: float) -> None:
+    def __init__(self, max_share: float, group: dist.ProcessGroup) -> None:
         self.max_share = max_share
+        self._group = group
         self.replaced = 0
         self.seen = 0
-
-    def init(self, state: State, logger: Logger) -> None:
-        # Over the CPU: two numbers a step are not worth waiting for the GPU.
-        self._group = dist.new_group(backend="gloo")
 
     def batch_start(self, state: State, logger: Logger) -> None:
         counts = torch.tensor([int(state.batch["replaced"].sum()), len(state.batch["replaced"])])

@@ -84,15 +84,15 @@ def url_question(url: str) -> Question:
 
 
 def _ask(questions: list[Question], every: float) -> None:
-    pause, complaint = threading.Event(), ""
+    pause, complaints = threading.Event(), dict.fromkeys(questions, "")
     while notice() is None:
         for question in questions:
             try:
                 if reason := question():
                     give_notice(reason)
             except Exception as error:  # whatever it is, it may be better next time
-                if str(error) != complaint:
-                    complaint = str(error)
+                if str(error) != complaints[question]:
+                    complaints[question] = str(error)
                     log.warning("asking whether this machine will be taken away: %r; asking on", error)
         pause.wait(every)
 

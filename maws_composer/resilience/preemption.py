@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,8 +14,11 @@ from composer.loggers import Logger
 from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.checkpoints.upload import UploadError
+from maws_composer.checkpoints.writing import SaveError
+from maws_composer.resilience.bad_samples import TooManyBadSamplesError
 from maws_composer.resilience.cloud_notice import watch
-from maws_composer.resilience.loss_spikes import LossSpikes, RewindError
+from maws_composer.resilience.loss_spikes import DivergedError, LossSpikes, RewindError
 from maws_composer.resilience.notice import notice
 from maws_composer.resilience.rewinding import rewind
 from maws_composer.resilience.settings import PreemptionSettings
@@ -37,15 +39,14 @@ class Preemption(Callback):
 
     Args:
         settings: how much time there is, and who else is asked.
-        timeout: seconds that ranks wait for one another.
+        group: of the main threads' CPUs: a number a step is not worth waiting for the GPU.
     """
 
-    def __init__(self, settings: PreemptionSettings, timeout: float) -> None:
+    def __init__(self, settings: PreemptionSettings, group: dist.ProcessGroup) -> None:
         self.grace = settings.grace
         self.owes_evaluation = False
         self.leave_by = float("inf")
-        # Over the CPU: a number a step is not worth waiting for the GPU.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._group = group
         if composer_dist.get_local_rank() == 0:
             watch(settings)
 
@@ -102,6 +103,7 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
 
     Raises:
         PreemptedError: after saving.
+        DivergedError, TooManyBadSamplesError: on all ranks alike, and after the checkpoint that was under way.
     """
     try:
         if preemption.owes_evaluation and trainer.state.evaluators:  # there was data for it then
@@ -112,6 +114,12 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
             except RewindError as error:
                 rewind(trainer, error, spikes, checkpoints)
                 preemption.owes_evaluation = False  # if it did, that was made when the run was here first
+    except (DivergedError, TooManyBadSamplesError):
+        try:
+            checkpoints.settle()
+        except (SaveError, UploadError) as error:  # the first one is what has to be seen last
+            log.warning("%s", error)
+        raise
     except PreemptedError:
         state = trainer.state
         state.set_dataloader(state.train_dataloader, "train")  # an evaluation may have been cut off

@@ -14,7 +14,7 @@ from composer import Trainer
 from composer.core import Event
 
 from maws_composer.checkpoints.completeness import Checkpoint, RunPath, read_newest_first
-from maws_composer.checkpoints.resume import Resume, newest_checkpoint
+from maws_composer.checkpoints.resume import Resume, ResumePoint, newest_checkpoint
 from maws_composer.checkpoints.retention import delete_checkpoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.saving import ShardedCheckpoints
@@ -31,7 +31,7 @@ def rewind(trainer: Trainer, error: RewindError, spikes: LossSpikes, checkpoints
     It is the newest that has seen none of the `skip_before` batches before the spike; where there is none, the oldest.
 
     Raises:
-        DivergedError: there is no checkpoint before the spike.
+        DivergedError: there is no checkpoint before the spike, or none that is whole.
     """
     folder, settings, batch = spikes.folder, spikes.settings, error.batch
     checkpoints.settle()  # all that was saved is where the run lives
@@ -42,11 +42,17 @@ def rewind(trainer: Trainer, error: RewindError, spikes: LossSpikes, checkpoints
             f"{error}, and there is no checkpoint before it to go back to. Start again with loss_spikes.action=skip to "
             "go on without this batch, or with a shorter save_interval"
         )
-    first = max(before, target + 1)
-    spikes.remember(Spike(batch, first, batch + settings.skip_after), discard_after=target)
+    first, last = max(before, target + 1), batch + settings.skip_after
+    spikes.remember(Spike(batch, first, last), discard_after=target)
     finish_rewind(folder)
-    log.warning("back to batch %d; batches %d to %d are left out", target, first, batch + settings.skip_after)
-    _load(trainer, folder)
+    checkpoint = newest_checkpoint(folder)  # an older one, where the target is damaged
+    if checkpoint is None:
+        raise DivergedError(
+            f"{error}, and no checkpoint before it is whole: the log above says what is damaged. The same command "
+            f"begins the run anew, without batches {first} to {last}"
+        )
+    _load(trainer, checkpoint)
+    log.warning("back to batch %d; batches %d to %d are left out", trainer.state.timestamp.batch.value, first, last)
     trainer.engine.run_event(Event.AFTER_LOAD)
 
 
@@ -75,7 +81,7 @@ def _discard(checkpoints: RunPath, after: int) -> None:
             delete_checkpoint(checkpoints / found.name)
 
 
-def _load(trainer: Trainer, folder: RunFolder) -> None:
+def _load(trainer: Trainer, checkpoint: ResumePoint) -> None:
     """As at the start of a process."""
     state = trainer.state
     for optimizer in state.optimizers:
@@ -83,6 +89,4 @@ def _load(trainer: Trainer, folder: RunFolder) -> None:
     for metrics in state.eval_metrics.values():
         for metric in metrics.values():
             metric.reset()  # what it has computed would be looked for in a checkpoint from before
-    checkpoint = newest_checkpoint(folder)
-    assert checkpoint is not None, "it was there a moment ago"
     Resume(checkpoint).before_load(state, trainer.logger)

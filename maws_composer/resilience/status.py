@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from typing import Any
 import torch.distributed as dist
 
 from maws_composer.checkpoints.run_folder import RunFolder, RunPath, send
+from maws_composer.checkpoints.under_way import leave_time_to_save
 from maws_composer.config.problems import ConfigError
 from maws_composer.outages import StorageError, insist
 from maws_composer.parallel.agree import on_rank_zero
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 STATUS = "status.json"
 _PATIENCE = 20.0  # seconds: a machine that is taken away has not many
 _FAREWELL = 5.0  # seconds for a last update that is under way
+_LAST_CHANCE = 25.0  # seconds for a checkpoint under way and this file: launchers kill 30 after another rank's end
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between the first updates, when somebody is likely to look
 _PAUSE = 30.0  # between the others
 
@@ -66,9 +69,11 @@ def status_of(folder: RunFolder) -> Iterator[RunHistory]:
         log.info("left after a notice; the same command goes on with the run")
         return
     except BaseException as error:
+        until = time.monotonic() + _LAST_CHANCE
         tell_launcher("failed", f"{type(error).__name__}: {error}")
         with suppress(Exception):  # the error itself is what has to be seen
             write_failure(folder, f"{type(error).__name__}: {error}", history)
+        leave_time_to_save(until - time.monotonic())
         raise
     tell_launcher("finished")
     on_rank_zero(lambda: _write(folder, history, "finished"))

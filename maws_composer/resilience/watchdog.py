@@ -24,9 +24,9 @@ import torch.distributed as dist
 from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.run_folder import RunFolder
-from maws_composer.checkpoints.under_way import leave_time_to_write
-from maws_composer.checkpoints.upload import UploadError
+from maws_composer.checkpoints.under_way import leave_time_to_save
 from maws_composer.config.problems import ConfigError
+from maws_composer.outages import StorageError
 from maws_composer.resilience.failure import end_after_others, end_first, end_refused, is_lost_connection
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.notice import take_no_notice, take_no_notice_if
@@ -127,7 +127,7 @@ class Watchdog:
             verdict = self._missing()
         else:
             text = f"{self._name(self._pulse.rank)} failed: {_one_line(error)}"
-            verdict = Verdict(self._pulse.rank, text, state=LOST if isinstance(error, UploadError) else "failed")
+            verdict = Verdict(self._pulse.rank, text, state=LOST if isinstance(error, StorageError) else "failed")
         self._ending.acquire()
         verdict = self._announce(verdict)
         if verdict.by != self._pulse.rank or verdict.gone:
@@ -237,7 +237,7 @@ class Watchdog:
         if is_first:
             end_first(text)
         if not verdict.gone and not verdict.is_stuck:
-            leave_time_to_write(_LAST_CHANCE - 2 * _LAST_WORDS)
+            leave_time_to_save(_LAST_CHANCE - 2 * _LAST_WORDS)
         end_after_others(f"rank {self._pulse.rank} ends: {text}")
 
     def _say_where_it_hangs(self, text: str) -> str:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from maws_composer.checkpoints.under_way import UnderWay
 from maws_composer.checkpoints.writing import SaveError
+from maws_composer.parallel.agree import cpu_group
 from maws_composer.parallel.leave import leave_process_group
 
 dist.init_process_group("gloo")
@@ -29,7 +30,7 @@ def steps_until_raised(under_way: UnderWay) -> tuple[int, str]:
     return -1, ""
 
 
-under_way = UnderWay(uploader=None, timeout=60)
+under_way = UnderWay(uploader=None, group=cpu_group(timeout=60))
 under_way.begin(lambda: time.sleep(0.2 * rank), in_background=True)
 under_way.settle()
 under_way.begin(write, in_background=True)

@@ -49,6 +49,17 @@ def test_what_is_written_is_what_composer_writes(whole: Finished) -> None:
     assert entries(ours) == entries(theirs)
 
 
+@pytest.mark.slow
+def test_of_replicas_the_same_is_written_too(runs: Runs) -> None:
+    saving = f"callbacks.save_as_composer={{batch: 10, folder: {runs.folder / 'theirs'}}}"
+    finished = runs("replicas", *SHORT, saving, "max_duration=160sp", "speed.sharding.shard=1", processes=2)
+    assert finished.code == 0 and whole_ones(finished) == [10], finished.output
+    ours, theirs = finished.folder / "checkpoints" / "ep0-ba10", runs.folder / "theirs" / "ep0-ba10"
+    assert (ours / "__0_0.distcp").read_bytes() == (theirs / "__0_0.distcp").read_bytes()
+    assert {path.name for path in ours.glob("*.distcp")} == {path.name for path in theirs.glob("*.distcp")}
+    assert entries(ours) == entries(theirs)
+
+
 def entries(checkpoint: Path) -> tuple:
     metadata: Metadata = SafeReader(checkpoint).read_metadata()
     return metadata.state_dict_metadata, metadata.storage_data

@@ -124,10 +124,10 @@ def test_storage_that_is_away_is_told_apart_from_a_mistake(runs: Runs, monkeypat
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     loaded = load_with_ours(str(runs.recipe), ["save_folder=s3://bucket/run"], 1)
-    [problem] = check_room(loaded.run, trained=1000, nodes=1)
+    [problem] = check_room(loaded.run, trained=1000, world_size=1, nodes=1)
     assert problem == Problem("save_folder", "s3://bucket/run is not writable: Unable to locate credentials")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(OutageError, match="save_folder: s3://bucket/run is not writable: Could not connect"):
-        check_room(loaded.run, trained=1000, nodes=1)
+        check_room(loaded.run, trained=1000, world_size=1, nodes=1)

@@ -126,3 +126,36 @@ def test_storage_away_at_the_start(whole: Finished, images: Path, tmp_path: Path
         again = runs("run", *overrides, notify=start_once_missed(server, 10), processes=2)
         assert "looking at the data and at save_folder" in again.output and "trying again in" in again.output
         row.same_run(stored(server, again), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "a step that is not finite while a checkpoint is being uploaded, S3 0.4 s late", "the upload is waited for"
+)
+def test_upload_under_way_when_all_ranks_stop(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
+    with served(tmp_path, images) as server, FlakyS3(server, delay=0.4) as slow:
+        runs, overrides = Runs(tmp_path, images, slow.environment), (*remote(tmp_path), *row.recording)
+        spoiled = ("callbacks.spoil_step.batches=[12]", "callbacks.spoil_step.factor=1e300")
+        row.error(runs("run", *overrides, *spoiled, processes=2), "the loss is inf at batch 12")
+        resume_from_bucket(10, server, runs, overrides, whole, row)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("an error of one rank while a checkpoint is being uploaded, S3 0.4 s late", "it has 25 s")
+def test_upload_under_way_when_one_rank_fails(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
+    with served(tmp_path, images) as server, FlakyS3(server, delay=0.4) as slow:
+        runs, overrides = Runs(tmp_path, images, slow.environment), (*remote(tmp_path), *row.recording)
+        failing = "callbacks.fail_at={batch: 12, rank: 1}"
+        row.error(runs("run", *overrides, failing, processes=2), "a bug of this plugin")
+        resume_from_bucket(10, server, runs, overrides, whole, row)
+
+
+def resume_from_bucket(
+    batch: int, server: S3Server, runs: Runs, overrides: tuple[str, ...], whole: Finished, row: Row
+) -> None:
+    """The machine's disk is gone; the bucket has the checkpoint of this batch, and the run goes on from it."""
+    checkpoints = server.bucket("bucket") / "run" / "checkpoints"
+    assert [path.parent.name for path in checkpoints.glob("*/complete.json")] == [f"ep0-ba{batch}"]
+    shutil.rmtree(runs.folder / "scratch")
+    runs.environment = server.environment  # no longer slow
+    row.same_run(stored(server, runs("run", *overrides)), whole)

@@ -112,14 +112,18 @@ def test_an_odd_answer_is_named_once_and_does_not_end_the_asking(
     answers: Iterator[object] = iter([KeyError("Events"), KeyError("Events"), None, "gone"])
     given: list[str] = []
 
-    def question() -> str | None:
+    def cloud() -> str | None:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[return-value]
 
+    def command() -> str | None:
+        raise OSError("no such command")
+
     monkeypatch.setattr(cloud_notice, "notice", lambda: given or None)
     monkeypatch.setattr(cloud_notice, "give_notice", given.append)
-    cloud_notice._ask([question], every=0.01)
+    cloud_notice._ask([cloud, command], every=0.01)
     assert given == ["gone"]
-    assert sum("Events" in record.getMessage() for record in caplog.records) == 1
+    for complaint in ("Events", "no such command"):
+        assert sum(complaint in record.getMessage() for record in caplog.records) == 1

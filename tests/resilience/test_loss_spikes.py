@@ -135,6 +135,24 @@ def test_a_rewind_that_was_cut_off_is_completed_by_the_next_start(told_to_rewind
     assert Skips.from_json((again.folder / "skips.json").read_text()).discard_after is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [((20,), "back to batch 10; batches 27 to 37 are left out"), ((10, 20), "no checkpoint before it is whole")],
+)
+def test_a_rewind_passes_over_what_is_damaged(damaged: tuple[int, ...], said: str, runs: Runs) -> None:
+    def damage(launcher: int, run_folder: Path, log: Path) -> bool:
+        if "ep0-ba20: " not in log.read_text():
+            return False
+        for batch in damaged:
+            shard = run_folder / f"checkpoints/ep0-ba{batch}/__0_0.distcp"
+            shard.write_bytes(bytes(shard.stat().st_size))
+        return True
+
+    rewound = runs("damaged", *REWINDING, "save_num_checkpoints_to_keep=9", notify=damage)
+    assert said in rewound.output and (rewound.code == 0) == (damaged == (20,))
+
+
 def test_spikes_without_end_end_the_run(runs: Runs) -> None:
     ended = runs("ended", *spoil("loss", range(12, 51)), "loss_spikes.action=skip", "loss_spikes.max_in_a_row=3")
     assert ended.code != 0
