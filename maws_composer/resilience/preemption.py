@@ -14,8 +14,8 @@ from composer.loggers import Logger
 from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.saving import ShardedCheckpoints
-from maws_composer.checkpoints.upload import UploadError
 from maws_composer.checkpoints.writing import SaveError
+from maws_composer.outages import StorageError
 from maws_composer.resilience.bad_samples import TooManyBadSamplesError
 from maws_composer.resilience.cloud_notice import watch
 from maws_composer.resilience.loss_spikes import DivergedError, LossSpikes, RewindError
@@ -117,7 +117,7 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
     except (DivergedError, TooManyBadSamplesError):
         try:
             checkpoints.settle()
-        except (SaveError, UploadError) as error:  # the first one is what has to be seen last
+        except (SaveError, StorageError) as error:  # the first one is what has to be seen last
             log.warning("%s", error)
         raise
     except PreemptedError:
