@@ -143,7 +143,8 @@ def test_of_several_failures_the_earliest_is_said(tmp_path: Path) -> None:
     assert told(tmp_path) == (None, "rank 3 failed", False)
 
 
-@pytest.mark.parametrize("victim", ["launch", pytest.param("composer", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("victim", ["launch", "composer"])
 def test_ranks_save_and_leave_when_what_started_them_is_killed(launch: Runs, victim: str) -> None:
     left: list[psutil.Process] = []
 

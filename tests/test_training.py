@@ -156,6 +156,7 @@ def test_unreadable_data_is_told_before_anything_starts(runs: Runs) -> None:
     assert not refused.folder.exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(runs: Runs) -> None:
     diverged = runs("diverged", "optimizer.base_lr=1e30", "gradient_clip=null", "save_interval=20ba")
     assert diverged.code != 0

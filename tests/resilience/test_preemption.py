@@ -128,6 +128,7 @@ def test_a_notice_at_twenty_moments_of_the_start_costs_nothing(whole: Finished, 
     same_run(runs("moments", *evaluating(images)), whole)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_breaks_nothing(whole: Finished, runs: Runs, images: Path) -> None:
     def twice(launcher: int, run_folder: Path, log: Path) -> bool:
         if steps_done(run_folder) < 12:

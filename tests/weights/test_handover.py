@@ -24,6 +24,7 @@ CLASSES = 12
 Tensors = dict[str, torch.Tensor]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
 @pytest.mark.timeout(900)
 def test_mae_of_two_processes_in_object_storage_begins_wsp_on_one_and_that_begins_wsp_on_two(
