@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ import pytest
 
 from maws_composer.resilience.notice import ONE_NOTICE
 from maws_composer.resilience.outcome import LOST, told
+from tests.moments import after_steps, to_launcher
 from tests.processes import ROOT
 from tests.runs import Finished, Runs, steps_done, wait_until
 
@@ -38,28 +38,18 @@ def ranks(launcher: int) -> list[psutil.Process]:
     return [process for process in below(launcher) if "LOCAL_RANK" in process.environ()]
 
 
-def state(finished: Finished) -> str:
-    return json.loads((finished.folder / "status.json").read_text())["state"]
-
-
 def last_lines(finished: Finished, count: int) -> list[str]:
     return [line for line in finished.output.splitlines() if line][-count:]
 
 
 def test_a_notice_in_training_saves_and_the_same_command_finishes(launch: Runs) -> None:
-    def notify(launcher: int, run_folder: Path, log: Path) -> bool:
-        if steps_done(run_folder) < 7:
-            return False
-        os.kill(launcher, signal.SIGTERM)
-        return True
-
-    cut = launch("run", processes=2, notify=notify)
+    cut = launch("run", processes=2, notify=to_launcher(signal.SIGTERM, after_steps(7)))
     assert cut.code == 75, cut.output
-    assert state(cut) == "preempted" and 7 <= len(cut.losses) < 50
+    assert cut.status["state"] == "preempted" and 7 <= len(cut.losses) < 50
     assert last_lines(cut, 1) == ["launch: left after a notice; the same command, started again, goes on with the run"]
     again = launch("run")
     assert again.code == 0, again.output
-    assert state(again) == "finished" and [step["batch"] for step in again.steps] == [*range(1, 51)]
+    assert again.status["state"] == "finished" and [step["batch"] for step in again.steps] == [*range(1, 51)]
 
 
 @pytest.mark.parametrize("ready", [pytest.param("launch", marks=SLOW), pytest.param("composer", marks=SLOW), "rank"])
@@ -72,7 +62,7 @@ def test_a_notice_is_not_lost_while_ranks_start(launch: Runs, ready: str) -> Non
 
     cut = launch("run", notify=notify)
     assert cut.code == 75, cut.output
-    assert state(cut) == "preempted" and steps_done(cut.folder) == 0
+    assert cut.status["state"] == "preempted" and steps_done(cut.folder) == 0
 
 
 def blocks_signals(launcher: int) -> bool:
@@ -159,20 +149,14 @@ def test_ranks_save_and_leave_when_what_started_them_is_killed(launch: Runs, vic
     _, alive = psutil.wait_procs(left, timeout=60)
     assert not alive
     assert cut.code == (-signal.SIGKILL if victim == "launch" else 75), cut.output
-    assert state(cut) == "preempted"
+    assert cut.status["state"] == "preempted"
 
 
 @SLOW
 def test_composers_launcher_alone_gives_its_ranks_half_a_minute(runs: Runs) -> None:
-    def notify(launcher: int, run_folder: Path, log: Path) -> bool:
-        if steps_done(run_folder) < 7:
-            return False
-        os.kill(launcher, signal.SIGTERM)
-        return True
-
-    cut = runs("run", processes=2, notify=notify)
+    cut = runs("run", processes=2, notify=to_launcher(signal.SIGTERM, after_steps(7)))
     assert cut.code == 0 and "Waiting up to 30 seconds" in cut.output
-    assert state(cut) == "preempted"
+    assert cut.status["state"] == "preempted"
 
 
 class Launched:

@@ -45,7 +45,7 @@ def find_damage(
     folder: RunPath,
     checkpoint: Checkpoint,
     names: Iterable[str],
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
 ) -> list[str]:
     """Read files of a checkpoint; returns a sentence about each that is not what was written."""
     damage = []

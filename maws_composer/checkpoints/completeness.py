@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        return self.folder.rstrip("/").rpartition("/")[2]
+        return _last_part(self.folder)
 
     @property
     def size(self) -> int:
@@ -76,6 +76,10 @@ class PassedOver:
     batch: int
     reason: str
     was_cut_off: bool = False
+
+    @property
+    def name(self) -> str:
+        return _last_part(self.folder)
 
 
 def checkpoint_name(epoch: int, batch: int) -> str:
@@ -140,6 +144,10 @@ def read_checkpoint(folder: RunPath) -> Checkpoint | PassedOver:
     """One folder, whatever it is called; under a name that does not say it, the batch is 0."""
     match = _NAME.fullmatch(folder.name)
     return _read(folder, batch=int(match[2]) if match else 0)
+
+
+def _last_part(folder: str) -> str:
+    return folder.rstrip("/").rpartition("/")[2]
 
 
 def _read(folder: RunPath, batch: int) -> Checkpoint | PassedOver:

@@ -29,7 +29,7 @@ def find_checkpoints(run: str, names: Sequence[str] = ()) -> list[Found]:
     """
     folder = open_path(run) / "checkpoints"
     try:
-        found = {_name(each): each for each in read_newest_first(folder)}
+        found = {each.name: each for each in read_newest_first(folder)}
         exists = bool(found) or folder.exists()
     except Exception as error:  # each storage library has exceptions of its own
         raise ConfigError([Problem("RUN", f"{run} is not readable: {error}")]) from error
@@ -43,7 +43,7 @@ def find_checkpoints(run: str, names: Sequence[str] = ()) -> list[Found]:
 
 def verify(found: Sequence[Found]) -> dict[str, str]:
     """Read every byte of the complete ones; returns what is wrong with those that claim to be complete, by name."""
-    wrong = {_name(each): each.reason for each in found if isinstance(each, PassedOver) and not each.was_cut_off}
+    wrong = {each.name: each.reason for each in found if isinstance(each, PassedOver) and not each.was_cut_off}
     for checkpoint in found:
         if isinstance(checkpoint, Checkpoint):
             with tqdm(total=checkpoint.size, desc=checkpoint.name, unit="B", unit_scale=True) as bar:
@@ -69,7 +69,7 @@ def describe(found: Sequence[Found], wrong: dict[str, str] | None = None) -> str
 
 def _row(found: Found, wrong: dict[str, str] | None) -> tuple[str, ...]:
     if isinstance(found, PassedOver):
-        return (_name(found), f"{found.batch:,}", *["-"] * 6, f"no: {found.reason}")
+        return (found.name, f"{found.batch:,}", *["-"] * 6, f"no: {found.reason}")
     saved = (found.time or "-").replace("T", " ").replace("+00:00", " UTC")
     processes = str(found.world_size or "-")
     return (
@@ -94,7 +94,3 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
         for name, cell, width in zip(_HEAD, row, widths, strict=True)
     ]
     return "  ".join(cells).rstrip()
-
-
-def _name(found: Found) -> str:
-    return found.folder.rstrip("/").rpartition("/")[2]

@@ -35,7 +35,7 @@ def retire(checkpoints: RunPath, newest: int, keep: int, keep_every: int | None)
     for found in earlier:
         if not isinstance(found, Checkpoint) and found.was_cut_off and found.batch < newest:
             log.info("removing %s: %s", found.folder, found.reason)
-            _remove(checkpoints / found.folder.rstrip("/").rpartition("/")[2])
+            _remove(checkpoints / found.name)
 
 
 def delete_checkpoint(folder: RunPath) -> None:

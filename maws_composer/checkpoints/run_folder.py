@@ -24,6 +24,7 @@ from cloudpathlib import AnyPath, CloudPath
 from cloudpathlib.exceptions import CloudPathException
 from filelock import FileLock, Timeout
 
+from maws_composer.checkpoints.completeness import RunPath
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
@@ -35,7 +36,6 @@ from maws_composer.resilience.progress import limited_wait
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
-RunPath = Path | CloudPath
 
 LOCK_PATIENCE = 60  # seconds
 _held: list[FileLock] = []  # for the life of the process: a lock that is garbage is open

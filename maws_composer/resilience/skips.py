@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from maws_composer.checkpoints.run_folder import RunFolder, RunPath, send
+from maws_composer.checkpoints.completeness import RunPath
+from maws_composer.checkpoints.run_folder import RunFolder, send
 
 SKIPS = "skips.json"
 

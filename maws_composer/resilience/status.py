@@ -25,7 +25,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from maws_composer.checkpoints.run_folder import RunFolder, RunPath, send
+from maws_composer.checkpoints.completeness import RunPath
+from maws_composer.checkpoints.run_folder import RunFolder, send
 from maws_composer.checkpoints.under_way import leave_time_to_save
 from maws_composer.config.problems import ConfigError
 from maws_composer.outages import StorageError, insist
