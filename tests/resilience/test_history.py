@@ -24,6 +24,7 @@ from tests.runs import Finished, Runs, kill_session, steps_done
 from tests.s3_server import S3Server, rclone
 
 
+@pytest.mark.slow
 def test_numbers_go_on_through_a_kill_and_a_notice(runs: Runs, images: Path) -> None:
     logging = ("loggers.tensorboard={}", f"data.eval.local={images}", "eval_interval=10ba")
     seconds = []
