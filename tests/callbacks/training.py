@@ -1,4 +1,4 @@
-"""Short trainings with callbacks, in this process or as ranks: all that train.py does but files, loaders and saving.
+"""Short trainings with callbacks, in this process or as ranks: all that train.py does but data, status and resuming.
 
 As a script: `training.py {"folder": …, "callbacks": {…}, …}`, a rank; prints the steps of metrics.jsonl.
 """
@@ -16,9 +16,12 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 from composer import Trainer
-from composer.core import Callback, DataSpec, Time
+from composer.core import Callback, DataSpec, Evaluator, Time
+from composer.models import ComposerModel
 from torch import nn
 
+from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
@@ -60,7 +63,7 @@ def load(folder: Path, callbacks: Callbacks, steps: int = 6, *overrides: str) ->
         "callbacks": {name: dict(arguments) for name, arguments in callbacks.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return load_with_ours(folder / "recipe.yaml", overrides)
 
 
@@ -81,18 +84,20 @@ def fit(
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, torch_device())
     optimizer = build_optimizer(stage, run.optimizer, BATCH)
+    group = cpu_group(60)
     trainer = Trainer(
         model=stage,
         train_dataloader=_shared_out(batches()[:steps]),
-        eval_dataloader=_shared_out(batches()[:1]) if eval_interval else None,
+        eval_dataloader=_held_out(stage) if eval_interval else None,
         eval_interval=eval_interval or 1,
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
         step_schedulers_every_batch=True,
         callbacks=[
-            Preemption(run.preemption, cpu_group(60)),
+            Preemption(run.preemption, group),
             *build_all("callback", run.callbacks, run),
             *more,
+            ShardedCheckpoints(RunFolder(str(folder), folder), run, group),
         ],
         loggers=[MetricsFile(folder), PictureFiles(folder)],
         max_duration=Time(samples(run.max_duration), "sp"),
@@ -110,6 +115,15 @@ def fit(
     return Trained(read_metrics(folder) if dist.get_rank() == 0 else [], stage, folder)
 
 
+def _held_out(stage: ComposerModel) -> Evaluator:
+    return Evaluator(
+        label="eval",
+        dataloader=_shared_out(batches()[:1]),
+        metric_names=[*stage.get_metrics(False)],
+        device_eval_microbatch_size=BATCH,
+    )
+
+
 def _shared_out(whole: list[dict[str, Any]]) -> DataSpec:
     """This rank's rows of each global batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -121,7 +135,8 @@ def main(arguments: dict[str, Any]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     dist.init_process_group("gloo")
     folder, callbacks, steps = (arguments[name] for name in ("folder", "callbacks", "steps"))
-    trained = fit(Path(folder), callbacks, steps, *arguments.get("overrides", ()))
+    overrides, eval_interval = arguments.get("overrides", ()), arguments.get("eval_interval")
+    trained = fit(Path(folder), callbacks, steps, *overrides, eval_interval=eval_interval)
     print(json.dumps({"steps": trained.steps}), flush=True)
     leave_process_group()
 
