@@ -60,7 +60,7 @@ def run_once(options: argparse.Namespace) -> None:
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, device)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
-    batch = _generated(run, batch_size, device)
+    batch = generated(run, batch_size, device)
     for _ in range(options.warm_up):
         _step(stage, optimizer, batch, run)
     _wait(device)
@@ -86,7 +86,7 @@ def _cut(size: str, depth: int) -> str:
     return name
 
 
-def _generated(run: Any, size: int, device: Any) -> dict[str, Any]:
+def generated(run: Any, size: int, device: Any) -> dict[str, Any]:
     """What the stage reads: images or their embeddings, and with captions the tokens of long ones."""
     import torch
 
