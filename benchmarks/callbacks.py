@@ -3,11 +3,11 @@
     python -m benchmarks.callbacks [yamls/quickstart/mae.yaml] [key=value ...] [--steps 30] [--rounds 6]
 
 Method: one Trainer on one process trains on a generated batch. Stretches of `--steps` steps without callbacks and with
-all of them take turns; of each stretch the median and the mean time of a step are kept (the first step is left out),
-and the medians over the rounds are compared. What happens in every step is at its default; what has an interval happens
-once in each stretch, which is much more often than by default. Left out: what works at evaluations (reconstructions,
-attention_maps, online_evaluation), at checkpoints and in other processes (export_on_checkpoint, notify), and the
-profiler, which costs what it is asked for.
+all of them take turns. Of each stretch the mean time of a step is kept, on the wall and of the processor (all threads;
+what other processes do has less part in it), without the first step; medians over the rounds are compared. What happens
+in every step is at its default; what has an interval happens once in each stretch, which is much more often than by
+default. Left out: what works at evaluations (reconstructions, attention_maps, online_evaluation), at checkpoints and in
+other processes (export_on_checkpoint, notify), and the profiler, which costs what it is asked for.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ def settings(folder: Path, steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[list[float]]]:
-    """Seconds of each step, by stretch: without callbacks, and with them."""
+Times = tuple[float, float]  # seconds: on the wall, and of the processor
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]]:
+    """Mean times of a step, by stretch: without callbacks, and with them."""
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", NODE_RANK="0")
 
     from composer import Trainer
@@ -90,13 +93,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[list[f
     )
     everything, none = [*trainer.state.callbacks], [each for each in trainer.state.callbacks if each not in measured]
     clock = _clock()
-    stretches: dict[bool, list[list[float]]] = {False: [], True: []}
+    stretches: dict[bool, list[Times]] = {False: [], True: []}
     for turn in range(2 * options.rounds):
         with_them = bool((turn + turn // 2) % 2)  # off, on, on, off ...: a drift of the machine cancels out
         trainer.state.callbacks[:] = [*(everything if with_them else none), clock]
-        clock.begin()
+        clock.marks.clear()
         trainer.fit(duration=f"{options.steps}ba")
-        stretches[with_them].append(clock.seconds)
+        stretches[with_them].append(_mean_step(clock.marks))
     trainer.state.callbacks[:] = everything
     trainer.close()
     leave_process_group()
@@ -107,19 +110,20 @@ def _clock() -> Any:
     from composer.core import Callback
 
     class Clock(Callback):
-        """Seconds between the ends of steps, callbacks included."""
+        """The times at the ends of steps, callbacks included."""
 
-        def begin(self) -> None:
-            self.seconds: list[float] = []
-            self.last: float | None = None
+        def __init__(self) -> None:
+            self.marks: list[Times] = []
 
         def batch_end(self, state: Any, logger: Any) -> None:
-            now = time.perf_counter()
-            if self.last is not None:
-                self.seconds.append(now - self.last)
-            self.last = now
+            self.marks.append((time.perf_counter(), time.process_time()))
 
     return Clock()
+
+
+def _mean_step(marks: list[Times]) -> Times:
+    (first_wall, first_processor), (wall, processor), steps = marks[0], marks[-1], len(marks) - 1
+    return (wall - first_wall) / steps, (processor - first_processor) / steps
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,10 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         stretches = measure(options, Path(folder))
-    for name, of_stretch in (("median step", statistics.median), ("mean step", statistics.fmean)):
-        without, with_them = (statistics.median(map(of_stretch, stretches[side])) for side in (False, True))
+    for which, name in enumerate(("wall", "processor")):
+        without, with_them = (statistics.median(times[which] for times in stretches[side]) for side in (False, True))
         print(
-            f"{name:<12} {1 / without:6.2f} steps/s without callbacks, {1 / with_them:6.2f} with: "
+            f"{name:<9}  a step takes {without * 1000:6.1f} ms without callbacks, {with_them * 1000:6.1f} ms with all: "
             f"{without / with_them:.3f} of the speed"
         )
 

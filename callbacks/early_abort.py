@@ -16,7 +16,7 @@ from maws_composer.config.run import Run
 from maws_composer.registry import register_callback
 from maws_composer.resilience.loss_spikes import DivergedError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("maws_composer.callbacks.early_abort")
 
 KEY = "callbacks.early_abort.limits"
 

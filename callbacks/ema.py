@@ -12,7 +12,7 @@ from composer.loggers import Logger
 from maws_composer.config.durations import Samples, samples
 from maws_composer.registry import register_callback
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("maws_composer.callbacks.ema")
 
 
 @register_callback("ema")

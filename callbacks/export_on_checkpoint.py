@@ -25,7 +25,7 @@ from maws_composer.resilience.progress import limited_wait
 from maws_composer.weights.export import export
 from maws_composer.weights.files import AVERAGED
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("maws_composer.callbacks.export_on_checkpoint")
 
 KEY = "callbacks.export_on_checkpoint"
 PAUSE = 1.0  # seconds between looks at a checkpoint that is being written, or uploaded

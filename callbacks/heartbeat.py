@@ -17,7 +17,7 @@ from pydantic import Field
 
 from maws_composer.registry import register_callback
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("maws_composer.callbacks.heartbeat")
 
 
 @register_callback("heartbeat")

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from maws_composer.checkpoints.saving import run_folder_here
 from maws_composer.registry import register_callback
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("maws_composer.callbacks.profiler")
 
 
 @register_callback("profiler")

@@ -56,8 +56,9 @@ class Throughput(Callback):
     `throughput/input_wait`: share of the time, 0 to 1, in which the device had nothing to do because its batch was not
     there; of the rank that waits longest. Above a few per cent the loader is the limit.
 
-    A step begins when its batch is asked for and ends after the optimizer, so that evaluations, saving and the pause
-    between two starts do not count; nor does the first step of a start, which compiles and fills the loader. On GPUs,
+    A step begins when its batch is asked for and ends after the optimizer, so that evaluations, saving, callbacks that
+    are named after this one, and the pause between two starts do not count; nor does the first step of a start, which
+    compiles and fills the loader. On GPUs,
     times are of events in the stream, which are read when they are past: a figure is logged one step late, and nobody
     waits. Composer's SpeedMonitor goes by the host's clock, sums FLOPs over ranks in every step, and knows neither
     input wait nor the peak of every precision.

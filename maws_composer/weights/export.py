@@ -175,7 +175,7 @@ def _text_config(model: ImageText) -> PretrainedConfig:
 def _made(weights: Weights, recipes: Recipes) -> dict[str, Tensor]:
     """Only what has a recipe."""
     made = translated(weights, recipes)
-    return {name: made.read(name) for name in tqdm(recipes, desc="reading", unit="tensor")}
+    return {name: made.read(name) for name in tqdm(recipes, desc="reading", unit="tensor", disable=None)}
 
 
 def _write_tokenizer(out: Path, model: ImageText) -> None:
@@ -191,7 +191,7 @@ def _write_tokenizer(out: Path, model: ImageText) -> None:
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:
-    return {name: weights.read(name) for name in tqdm(weights.shapes, desc="reading", unit="tensor")}
+    return {name: weights.read(name) for name in tqdm(weights.shapes, desc="reading", unit="tensor", disable=None)}
 
 
 def _write_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:
