@@ -36,8 +36,9 @@ class ExportOnCheckpoint(Callback):
     """Exports the encoder to `exports/ep0-ba1000` of the run, from a checkpoint once it is complete.
 
     Rank 0 does so in a thread of its own, from what was saved: training does not wait, but for the last export at the
-    end of the run. What has its final name is whole. An export that fails is logged, and does not end the run; one that
-    a preemption cuts off is made up for by the next start.
+    end of the run. It takes host memory for one copy of the encoder, and room on the disk for every export. What has
+    its final name is whole. An export that fails is logged, and does not end the run; one that a preemption cuts off is
+    made up for by the next start.
 
     Args:
         to: as for `maws-composer export`.

@@ -32,20 +32,22 @@ def principal_filters(weight: Float[Tensor, "width 3 patch patch"], count: int) 
 
 
 def position_similarities(positions: Float[Tensor, "patches width"]) -> Tiles:
-    """Cosine similarity of each position with all others, from -1 (dark) to 1: a tile each, row by row."""
+    """Cosine similarity of each position with all others, from the smallest (dark) to 1: a tile each, row by row."""
     side = math.isqrt(len(positions))
     unit = normalize(positions.float(), dim=1)
     similarity = (unit @ unit.T).view(-1, side, side)
-    return _colored((similarity + 1) / 2, "viridis")
+    least = similarity.min()
+    return _colored(((similarity - least) / (1 - least).clamp(min=1e-6)).clamp(0, 1), "viridis")
 
 
 def attention_over(images: UInt8[Tensor, "n 3 h w"], attention: Float[Tensor, "n patches"]) -> Tiles:
-    """Images and, beside each, the attention that each patch gets: yellow for the most in its image, blue for none."""
+    """Images and, beside each in gray, the attention that each patch gets, from none (blue) to most (yellow)."""
     side = math.isqrt(attention.shape[1])
     share = (attention / attention.amax(1, keepdim=True)).view(-1, 1, side, side)
     whole = interpolate(share.float(), images.shape[2:], mode="bilinear", align_corners=False)[:, 0].clamp(0, 1)
     pixels = images.permute(0, 2, 3, 1).numpy()
-    mixed = (_HEAT * _colored(whole, "plasma") + (1 - _HEAT) * pixels).round().astype(np.uint8)
+    gray = pixels.mean(-1, keepdims=True)
+    mixed = (_HEAT * _colored(whole, "plasma") + (1 - _HEAT) * gray).round().astype(np.uint8)
     return np.stack([pixels, mixed], axis=1).reshape(-1, *pixels.shape[1:])
 
 

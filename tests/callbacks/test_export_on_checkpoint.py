@@ -12,35 +12,36 @@ from safetensors.torch import load_file
 from maws_composer.checkpoints.weights import SavedModel
 from maws_composer.config.problems import ConfigError
 from maws_composer.planning.preflight import check_callbacks
-from tests.callbacks.training import load
-from tests.runs import Runs
+from tests.callbacks.training import fit, load
 
-SETTINGS = ("callbacks.export_on_checkpoint.every=2", "max_duration=192sp", "save_interval=4ba")
-
-
-def exported(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {path.name: load_file(path / "model.safetensors") for path in sorted((folder / "exports").iterdir())}
+EXPORT = {"export_on_checkpoint": {"every": 2}}
+SAVING = "save_interval=2ba"
 
 
-def test_every_second_checkpoint_is_exported_and_the_last(runs: Runs) -> None:
-    runs("run", *SETTINGS, processes=2, kill_after=10)
-    shutil.rmtree(runs.folder / "run" / "exports", ignore_errors=True)  # as if it had been killed before
-    whole = runs("run", *SETTINGS, processes=1)
-    assert whole.code == 0, whole.output
-    found = exported(whole.folder)
-    assert list(found) == ["ep0-ba12", "ep0-ba8"]  # nothing half-written either
-    for name, tensors in found.items():
-        saved = SavedModel(whole.folder / "checkpoints" / name)
+def check_exports(folder: Path, *names: str) -> None:
+    """Exactly these, nothing half-written, and each with the tensors of its checkpoint."""
+    assert sorted(path.name for path in (folder / "exports").iterdir()) == [*names]
+    for name in names:
+        tensors = load_file(folder / "exports" / name / "model.safetensors")
+        saved = SavedModel(folder / "checkpoints" / name)
         assert {f"mae.encoder.{key}" for key in tensors} == {key for key in saved.shapes if "encoder." in key}
         assert all(torch.equal(tensor, saved.read(f"mae.encoder.{key}")) for key, tensor in tensors.items())
 
 
-def test_an_export_that_fails_does_not_end_the_run(runs: Runs) -> None:
-    (runs.folder / "run").mkdir()
-    (runs.folder / "run" / "exports").touch()  # where a folder has to be
-    finished = runs("run", "callbacks.export_on_checkpoint={}", "max_duration=32sp", "save_interval=2ba")
-    assert finished.code == 0 and finished.status["state"] == "finished"
-    assert "the checkpoint of batch 2 was not exported: " in finished.output
+def test_every_second_checkpoint_is_exported_and_the_last(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fit(whole, EXPORT, 6, SAVING)
+    check_exports(whole, "ep0-ba4", "ep0-ba6")
+
+    shutil.copytree(whole / "checkpoints" / "ep0-ba4", cut / "checkpoints" / "ep0-ba4")  # killed before its export
+    fit(cut, EXPORT, 6, SAVING, resume_from=str(cut / "checkpoints" / "ep0-ba4"))
+    check_exports(cut, "ep0-ba4", "ep0-ba6")
+
+
+def test_an_export_that_fails_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "exports").touch()  # where a folder has to be
+    assert len(fit(tmp_path, EXPORT, 4, SAVING).steps) == 4
+    assert "the checkpoint of batch 4 was not exported: " in caplog.text
 
 
 def test_what_cannot_be_exported_is_told_before_training(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Short trainings with callbacks, in this process or as ranks: all that train.py does but data, status and resuming.
+"""Short trainings with callbacks, in this process or as ranks: all that train.py does but data and status.
 
 As a script: `training.py {"folder": …, "callbacks": {…}, …}`, a rank; prints the steps of metrics.jsonl.
 """
@@ -20,6 +20,7 @@ from composer.core import Callback, DataSpec, Evaluator, Time
 from composer.models import ComposerModel
 from torch import nn
 
+from maws_composer.checkpoints.resume import Resume, ResumePoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.config.durations import samples
@@ -73,11 +74,13 @@ def fit(
     steps: int = 6,
     *overrides: str,
     eval_interval: str | None = None,
+    resume_from: str | None = None,
     more: Sequence[Callback] = (),
 ) -> Trained:
     """Train in the process group that there is. Evaluates on one batch, if at all.
 
     Args:
+        resume_from: a checkpoint.
         more: callbacks that come last.
     """
     run = load(folder, callbacks, steps, *overrides).run
@@ -94,6 +97,7 @@ def fit(
         schedulers=build_schedule(optimizer, run),
         step_schedulers_every_batch=True,
         callbacks=[
+            *([Resume(ResumePoint(Path(resume_from), 0))] if resume_from else []),
             Preemption(run.preemption, group),
             *build_all("callback", run.callbacks, run),
             *more,
@@ -135,8 +139,8 @@ def main(arguments: dict[str, Any]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     dist.init_process_group("gloo")
     folder, callbacks, steps = (arguments[name] for name in ("folder", "callbacks", "steps"))
-    overrides, eval_interval = arguments.get("overrides", ()), arguments.get("eval_interval")
-    trained = fit(Path(folder), callbacks, steps, *overrides, eval_interval=eval_interval)
+    others = {name: arguments[name] for name in ("eval_interval", "resume_from") if name in arguments}
+    trained = fit(Path(folder), callbacks, steps, *arguments.get("overrides", ()), **others)
     print(json.dumps({"steps": trained.steps}), flush=True)
     leave_process_group()
 
