@@ -7,10 +7,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maws_composer.config.problems import ConfigError, Problem, format_problems
 from maws_composer.planning.gpus import GPUS
 from maws_composer.registry import KINDS
+
+if TYPE_CHECKING:
+    from maws_composer.config.run import Run
+    from maws_composer.planning.forecast import Cluster
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,13 +33,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="maws-composer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    plan = commands.add_parser("plan", help="parameters, FLOPs, memory, days and legal GPU counts of a run")
-    plan.add_argument("config", help="a YAML, as for train.py")
-    plan.add_argument("overrides", nargs="*", help="key=value, as for train.py")
+    plan = commands.add_parser(
+        "plan",
+        help="parameters, FLOPs, memory, days, cost and legal GPU counts of runs",
+        description="What a run will take, by arithmetic. Several YAMLs are put side by side.",
+    )
+    plan.add_argument("config", nargs="+", metavar="CONFIG [key=value ...]", help="YAMLs, as for train.py; then keys")
     plan.add_argument("--gpus", type=_positive, required=True, help="how many")
     plan.add_argument("--gpus-per-node", type=_positive, default=8, help="(default: %(default)s)")
     plan.add_argument("--gpu", choices=GPUS, default="h100", help="kind (default: %(default)s)")
     plan.add_argument("--mfu", type=_share, default=0.4, help="share of the peak to reckon with (default: %(default)s)")
+    plan.add_argument("--price", type=_above_zero, help="of a GPU-hour, for the cost")
+    plan.add_argument(
+        "--network", type=_above_zero, default=400, help="Gbit/s of each GPU to other nodes (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--image-kb", type=_above_zero, default=66, help="size of a stored image (default: %(default)s, 500 x 375 JPEG)"
+    )
+    plan.add_argument(
+        "--dry-run", action="store_true", help="build the run as one of so many ranks, and send shapes through a step"
+    )
+    plan.add_argument("--plot", type=Path, metavar="FILE", help="a picture of memory and GPU-hours, such as plan.png")
     plan.set_defaults(run=_plan)
 
     launch = commands.add_parser(
@@ -149,17 +168,46 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from maws_composer.planning.forecast import Cluster, forecast
+    from maws_composer.planning.forecast_table import compare, describe, draw
+
+    configs = [argument for argument in options.config if "=" not in argument]
+    overrides = [argument for argument in options.config if "=" in argument]
+    cluster = Cluster(
+        gpus=options.gpus,
+        kind=options.gpu,
+        gpus_per_node=options.gpus_per_node,
+        mfu=options.mfu,
+        network=options.network * 1e9 / 8,
+        price=options.price,
+        image_bytes=options.image_kb * 1e3,
+    )
+    forecasts = []
+    for options.config in configs:  # which is named above its problems
+        forecasts.append(forecast(_run_to_plan(options.config, overrides, cluster), cluster))
+    if not forecasts:
+        raise ConfigError([Problem("CONFIG", "name a YAML before the keys")])
+    print(describe(forecasts))
+    for one in forecasts if options.dry_run else ():
+        from maws_composer.planning.dry_run import dry_run
+
+        print(f"\n{compare(one, dry_run(one.run, options.gpus, one.microbatch))}")
+    if options.plot:
+        draw(forecasts, options.plot)
+
+
+def _run_to_plan(config: str, overrides: list[str], cluster: Cluster) -> Run:
     from maws_composer.config.plugins import load_with_ours
-    from maws_composer.planning.plan import describe
     from maws_composer.planning.preflight import check_model
 
-    nodes, rest = divmod(options.gpus, options.gpus_per_node)
+    nodes, rest = divmod(cluster.gpus, cluster.gpus_per_node)
     if nodes and rest:
-        raise ConfigError([Problem("--gpus", f"{options.gpus} is not a multiple of {options.gpus_per_node} per node")])
-    loaded = load_with_ours(options.config, options.overrides, options.gpus, max(nodes, 1))
-    if problems := check_model(loaded.run, options.gpus, memory=float("inf")):
+        message = f"{cluster.gpus} is not a multiple of {cluster.gpus_per_node} per node"
+        raise ConfigError([Problem("--gpus", message)])
+    loaded = load_with_ours(config, overrides, cluster.gpus, max(nodes, 1))
+    if problems := check_model(loaded.run, cluster.gpus, memory=float("inf")):
         raise ConfigError(loaded.locate(problems))
-    print(describe(loaded.run, options.gpus, options.gpu, options.mfu, options.gpus_per_node))
+    return loaded.run
 
 
 def _launch(options: argparse.Namespace) -> int:
@@ -279,6 +327,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
 
 
 def _column(text: str) -> tuple[str, str]:

@@ -142,7 +142,10 @@ def _conclude(outcome: Outcome, code: int, was_noticed: bool) -> int:
         _say(f"lost {lost}; start it again: the same command goes on from the newest complete checkpoint")
         return START_AGAIN
     if outcome.state == LOST:  # a start that gets nowhere is not to be tried again for ever
-        _say("failed, see above: a rank, a node or storage was lost before this start had done a step")
+        _say(
+            "failed, see above: a rank, a node or storage was lost before this start had done a step, "
+            "or in ten starts in a row from one checkpoint"
+        )
         return FAILED
     if outcome.failure:
         _say("failed, see above; once that is put right, the same command goes on from the newest complete checkpoint")

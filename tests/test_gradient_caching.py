@@ -107,7 +107,7 @@ def test_both_passes_embed_with_the_same_bits(folder: Path, autocast: bool, drop
     "model",
     [
         {},
-        {"loss": "sigmoid", "lock_image_tower": False},
+        pytest.param({"loss": "sigmoid", "lock_image_tower": False}, marks=pytest.mark.slow),
         pytest.param({"lock_image_projection": True}, marks=pytest.mark.slow),
     ],
     ids=str,

@@ -65,6 +65,24 @@ def test_a_notice_is_not_lost_while_ranks_start(launch: Runs, ready: str) -> Non
     assert cut.status["state"] == "preempted" and steps_done(cut.folder) == 0
 
 
+@pytest.mark.slow
+def test_a_notice_ends_the_wait_for_storage_that_is_away_at_the_start(images: Path, tmp_path: Path) -> None:
+    nowhere = {"S3_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    waiting = "looking at the data and at save_folder"
+    noticed_at: list[float] = []
+
+    def notify(launcher: int, run_folder: Path, log: Path) -> bool:
+        if waiting in log.read_text():
+            os.kill(launcher, signal.SIGTERM)
+            noticed_at.append(time.monotonic())
+        return bool(noticed_at)
+
+    launch = Runs(tmp_path, images, nowhere, launcher=LAUNCH)
+    cut = launch("run", "save_folder=s3://bucket/run", f"speed.scratch_folder={tmp_path}", notify=notify)
+    assert cut.code == 75, cut.output
+    assert time.monotonic() - noticed_at[0] < 25 and f"{waiting}: given up" in cut.output
+
+
 def blocks_signals(launcher: int) -> bool:
     """Looked at without a pause: Linux shows as unblocked what `launch` waits for, once it does."""
     while not below(launcher):

@@ -128,6 +128,7 @@ def test_what_a_run_begins_with_is_asked_for_before_it_begins(lit: Runs) -> None
     assert "a locked image tower stays what it begins as" in refused.output
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_left_out_with_cached_gradients_too(lit: Runs) -> None:
     short = ("max_duration=128sp", "eval_interval=100ba", "speed.device_train_microbatch_size=3")
     told = lit("told", *spoil("update", [5]), *short, processes=2)

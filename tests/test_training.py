@@ -41,6 +41,7 @@ def same_curve(finished: Finished, whole: Finished) -> None:
     assert_allclose(finished.losses, whole.losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
     whole: Finished, runs: Runs, images: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_replicas_of_shards_on_four_processes_give_the_same_curve(whole: Finishe
     same_curve(four, whole)
 
 
+@pytest.mark.slow
 def test_killed_after_the_end_of_an_epoch_it_goes_on_with_the_next(whole: Finished, runs: Runs) -> None:
     every_epoch = f"save_interval={STEPS_PER_EPOCH}ba"
     runs("epochs", every_epoch, kill_after=40)

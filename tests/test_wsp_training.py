@@ -102,6 +102,7 @@ def test_another_resampling_is_refused_at_resume(whole: Finished, wsp: Runs) -> 
     assert "data.train.resampling  was " in changed.output and "the order of samples would change" in changed.output
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_left_out(wsp: Runs) -> None:
     short = ("max_duration=128sp", "eval_interval=100ba")
     told = wsp("told", *spoil("update", [5]), *short)

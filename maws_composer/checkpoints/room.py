@@ -15,10 +15,10 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.outages import OutageError, is_mistake
 from maws_composer.parallel.degrees import sharding_degrees
+from maws_composer.planning.memory import checkpoint_bytes
 
 log = logging.getLogger(__name__)
 
-_BYTES_PER_TRAINED = 12  # fp32 weight and two Adam moments
 _COPIES = 3  # that a node has at once of what goes to object storage: two, and one that is being written
 
 
@@ -36,7 +36,7 @@ def check_room(run: Run, trained: int, world_size: int, nodes: int) -> list[Prob
     Raises:
         OutageError: object storage is away.
     """
-    one = trained * _BYTES_PER_TRAINED
+    one = checkpoint_bytes(trained)
     part = _part_of_node(one, run.speed.sharding.shard, world_size, world_size // nodes)
     if run.save_async:
         log.info("while a checkpoint is saved, a node needs %s of host memory for it", in_bytes(part))

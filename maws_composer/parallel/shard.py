@@ -48,13 +48,19 @@ def shard(stage: nn.Module, speed: Speed, precision: str, seed: int, device: tor
     Returns:
         The mesh: one dimension, or ("replicate", "shard") where the world is larger than the sharding degree.
     """
+    mesh = wrap(stage, speed, precision, device)
+    materialize(stage, device, seed)
+    return mesh
+
+
+def wrap(stage: nn.Module, speed: Speed, precision: str, device: torch.device) -> DeviceMesh:
+    """All of `shard` but the parameters, which stay on the meta device."""
     blocks: list[nn.Module] = stage.blocks()  # type: ignore[operator]
     if speed.compile:
         _compile(blocks)
     _checkpoint_activations(blocks, speed.activation_checkpointing)
     mesh = _build_mesh(device, speed.sharding.shard)
     _fully_shard(stage, blocks, mesh, precision)
-    materialize(stage, device, seed)
     return mesh
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from maws_composer.planning.workload import Blocks, Workload
 
-# fp32 weight, gradient and two Adam moments
-_BYTES_PER_TRAINABLE = 16
-_BYTES_PER_FIXED = 4
+BYTES_PER_WEIGHT = 4  # of the shards, in fp32
+BYTES_PER_GRADIENT = 4  # reduced in fp32
+BYTES_PER_MOMENTS = 8  # Adam's two
+BYTES_PER_GATHERED = {"fp32": 4, "tf32": 4, "amp_bf16": 2}  # of a block's weight, while it is computed with
 # What a block keeps for its backward pass, in bytes per token and channel. In fp32: the inputs of norm1, qkv, norm2,
 # fc1 and proj, the residual between, q, k and v, and both sides of the GELU, 16 numbers in all. Under bf16 autocast
 # the residual stream and the norms stay in fp32.
@@ -23,15 +24,33 @@ _FRAGMENTATION = 1.1
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU."""
+    """Bytes on one GPU.
 
-    states: float
+    Attributes:
+        weights, gradients, moments: this GPU's shards.
+        gathered: whole parameters and gradients of the blocks that are being computed.
+        activations: what is kept for the backward pass.
+    """
+
+    weights: float
+    gradients: float
+    moments: float
     gathered: float
     activations: float
 
     @property
+    def states(self) -> float:
+        """What does not depend on the microbatch."""
+        return self.weights + self.gradients + self.moments
+
+    @property
+    def overhead(self) -> float:
+        """CUDA's own, and what the allocator cannot use."""
+        return (self.states + self.gathered + self.activations) * (_FRAGMENTATION - 1) + FIXED_OVERHEAD
+
+    @property
     def total(self) -> float:
-        return (self.states + self.gathered + self.activations) * _FRAGMENTATION + FIXED_OVERHEAD
+        return self.states + self.gathered + self.activations + self.overhead
 
 
 def estimate_memory(
@@ -46,13 +65,19 @@ def estimate_memory(
         shard: GPUs over which weights, gradients and moments are spread.
         activation_checkpointing: "none", "all" or n for every n-th block.
     """
-    trainable, fixed = workload.parameters.trainable, workload.parameters.fixed
-    states = (trainable * _BYTES_PER_TRAINABLE + fixed * _BYTES_PER_FIXED) / shard
+    parameters = workload.parameters
     return MemoryEstimate(
-        states,
-        _gathered(workload, precision, shard),
-        microbatch * _kept_per_image(workload, precision, activation_checkpointing),
+        weights=parameters.total * BYTES_PER_WEIGHT / shard,
+        gradients=parameters.trainable * BYTES_PER_GRADIENT / shard,
+        moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
+        gathered=_gathered(workload, precision, shard),
+        activations=microbatch * _kept_per_image(workload, precision, activation_checkpointing),
     )
+
+
+def checkpoint_bytes(trained: int) -> int:
+    """Of a checkpoint: weights and moments of what is trained; the rest is little, or left out."""
+    return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS)
 
 
 def _gathered(workload: Workload, precision: str, shard: int) -> float:
@@ -60,8 +85,7 @@ def _gathered(workload: Workload, precision: str, shard: int) -> float:
     if shard == 1:
         return 0.0
     block = max(stack.parameters_per_block for stack in workload.stacks)
-    weight = 2 if precision == "amp_bf16" else 4
-    return block * (2 * weight + 4) + workload.parameters_outside_blocks * 8
+    return block * (2 * BYTES_PER_GATHERED[precision] + BYTES_PER_GRADIENT) + workload.parameters_outside_blocks * 8
 
 
 def _kept_per_image(workload: Workload, precision: str, activation_checkpointing: str | int) -> float:

@@ -18,6 +18,7 @@ from maws_composer.planning.microbatch import memory_here
 from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, possible_world_sizes, workload_of
 from maws_composer.planning.world_sizes import say_world_sizes
 from maws_composer.registry import lookup
+from maws_composer.resilience import notice
 from maws_composer.weights.beginning import check_beginning
 from maws_composer.weights.embedded import check_embeddings
 
@@ -29,12 +30,13 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
 
     Raises:
         ConfigError: with all problems at once.
-        StorageError: object storage was away for longer than `storage_patience`.
+        StorageError: object storage was away for longer than `storage_patience`, or until a notice came.
     """
     epoch = insist(
         lambda: _look(loaded, world_size, nodes),
         "looking at the data and at save_folder",
         loaded.run.storage_patience,
+        stop=notice.given,
         unless=lambda error: not isinstance(error, OutageError),
     )
     log.info("%s", epoch)

@@ -21,9 +21,11 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from maws_composer.checkpoints.completeness import checkpoint_name
+from maws_composer.resilience.outcome import tell_step
 
 log = logging.getLogger(__name__)
 
+_FRUITLESS_STARTS = 10  # in a row: what is lost each time is not the machines' fault
 _TOTALS = ("preemptions", "lost_steps", "lost_seconds", "wall_hours", "gpu_hours")  # which only grow
 
 
@@ -43,6 +45,8 @@ class Numbers:
         lost_seconds: spent on these.
         wall_hours: that there were processes; up to the last status where they were killed.
         gpu_hours: the same, times processes.
+        begun_at: batch of the checkpoint from which this start goes on.
+        fruitless_starts: in a row, up to this one, that began at that batch too, and so left nothing newer behind.
     """
 
     batch: int = 0
@@ -56,6 +60,8 @@ class Numbers:
     lost_seconds: float = 0.0
     wall_hours: float = 0.0
     gpu_hours: float = 0.0
+    begun_at: int = 0
+    fruitless_starts: int = 0
 
     @property
     def reach(self) -> tuple[int, float]:
@@ -110,6 +116,10 @@ class RunHistory(Callback):
             lost_steps=before.lost_steps + lost_steps,
             lost_seconds=round(before.lost_seconds + lost_seconds, 3),
         )
+        if not self._has_stepped:
+            is_fruitless = before.start > 0 and before.begun_at == self._now.batch
+            fruitless_starts = before.fruitless_starts + 1 if is_fruitless else 0
+            self._now = replace(self._now, begun_at=self._now.batch, fruitless_starts=fruitless_starts)
         if self._now.batch or self._now.start > 1:
             log.info("%s", self._say(state, lost_steps, lost_seconds))
 
@@ -118,6 +128,8 @@ class RunHistory(Callback):
         is_first = not self._has_stepped
         if is_first:
             self._now = replace(self._now, seconds_to_first_step=round(time.monotonic() - self._began, 3))
+            if self._now.fruitless_starts < _FRUITLESS_STARTS:
+                tell_step()
         self._at_step = self.numbers
         numbers = asdict(self._at_step)
         names = ["start", "wall_hours", "gpu_hours"]

@@ -31,6 +31,7 @@ class Notice(NamedTuple):
 
 _set_handler = signal.signal
 _notice: Notice | None = None
+given = threading.Event()  # for those who wait
 _is_listening = False
 _is_moot: Callable[[], bool] | None = None
 
@@ -68,6 +69,7 @@ def give_notice(reason: str) -> None:
     global _notice
     if _notice is None:
         _notice = Notice(reason, time.monotonic())
+        given.set()
         print(f"notice: {reason}; saving at the next step, then leaving", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
 """What the ranks of a node tell `maws-composer launch` beyond an exit code, in a folder that it makes for them.
 
 `status.json`: how the run ended, as its first rank here saw it. `failure-rank<N>.txt`: what went wrong on a rank.
-`stepped`: this start has done a step.
+`stepped`: this start has done a step, and is not one of many in a row that got no further than one checkpoint.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def tell_failure(rank: int, host: str, text: str) -> None:
 
 
 def tell_step() -> None:
-    """Say that this start gets somewhere."""
+    """Say that this start gets somewhere, so that it is worth another one if it is lost."""
     if folder := os.environ.get(FOLDER):
         with suppress(OSError):
             (Path(folder) / _STEPPED).touch()

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
 
-from maws_composer.resilience.outcome import tell_step
-
 
 @dataclass
 class Progress:
@@ -64,4 +62,3 @@ class ProgressOfTraining(Callback):
         progressed(f"{event.value} of batch {int(state.timestamp.batch)}")
         if event == Event.BATCH_END and not progress.has_stepped:
             progress.has_stepped = True
-            tell_step()

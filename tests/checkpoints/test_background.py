@@ -65,6 +65,7 @@ def entries(checkpoint: Path) -> tuple:
     return metadata.state_dict_metadata, metadata.storage_data
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_slow_disk_writes_one_checkpoint_at_a_time(whole: Finished, runs: Runs) -> None:
     slow = runs("slow", *SLOW, processes=2)
     assert slow.code == 0, slow.output

@@ -61,6 +61,7 @@ def test_one_saved_before_there_were_checksums_is_taken_on_trust(tmp_path: Path)
     assert chosen == new and "saved before there were checksums" in said
 
 
+@pytest.mark.slow
 @needs_rclone
 def test_downloads_are_checked_and_damaged_copies_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = tmp_path / "local"

@@ -40,6 +40,7 @@ def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: P
     assert problem.message.startswith("unknown evaluation 'knnn'; nearest is knn; looked in maws_composer")
 
 
+@pytest.mark.slow
 def test_a_notice_does_not_wait_for_an_evaluation_which_is_made_up_for(runs: Runs, tmp_path: Path) -> None:
     for name, seed in (("train", 0), ("test", 1)):
         write_labelled(tmp_path / name, 21, seed=seed)

@@ -20,6 +20,7 @@ def image_of(images: Path, number: int) -> bytes:
     return MDSReader.from_json(str(images), None, shard)[number]["image"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("one image of 512 undecodable", "its neighbor takes its place, crop and all; named and counted")
 def test_undecodable_image(runs: Runs, row: Row, images: Path, tmp_path: Path) -> None:
     """Against a run on images of which that one really is its neighbor."""

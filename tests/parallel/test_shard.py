@@ -40,6 +40,7 @@ def test_recomputed_activations_give_the_same_bits(alone: dict, blocks: str | in
     assert run_ranks(STEPS, {"checkpointing": blocks}, world_size=1)[0]["losses"] == alone["losses"]
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_as_eager_ones(alone: dict) -> None:
     compiled = run_ranks(STEPS, {"compile": True, "checkpointing": 2}, world_size=2, timeout=280)[0]
     assert_allclose(compiled["losses"], alone["losses"], rtol=1e-5)

@@ -9,7 +9,8 @@ import pytest
 
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
-from maws_composer.planning.plan import describe, memory_of, microbatch_size, possible_world_sizes, workload_of
+from maws_composer.planning.forecast import Cluster, forecast
+from maws_composer.planning.plan import memory_of, microbatch_size, possible_world_sizes, workload_of
 from maws_composer.planning.preflight import check_model, check_nodes
 from tests.processes import ROOT, run_ranks
 
@@ -64,7 +65,7 @@ def test_numbers_of_gpus_are_those_that_share_batch_nodes_and_memory() -> None:
     # nodes of 8: 1, 2, 3 and 6 divide 6 canonical nodes; 104 GB of states do not fit one, two or three of 40 GB
     assert possible_world_sizes(run, workload, 8, 64, float("inf")) == [1, 2, 3, 4, 6, 8, 16, 24, 48]
     assert possible_world_sizes(run, workload, 8, 64, 40 * GB) == [4, 6, 8, 16, 24, 48]
-    assert "may be resumed on  4, 6, 8, 16, 24, 48 GPUs, 8 per node" in describe(run, 24, "a100-40gb", mfu=0.4)
+    assert forecast(run, Cluster(gpus=24, kind="a100-40gb")).possible == [4, 6, 8, 16, 24, 48]
 
 
 def test_nodes_of_unequal_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,15 @@ from composer.core import Timestamp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maws_composer.checkpoints.run_folder import RunFolder
-from maws_composer.resilience.history import RunHistory
+from maws_composer.resilience.history import Numbers, RunHistory
+from maws_composer.resilience.outcome import FOLDER, told
 from maws_composer.resilience.status import status_of
 from tests.moments import after_steps, to_rank
 from tests.runs import Finished, Runs, kill_session, steps_done
 from tests.s3_server import S3Server, rclone
 
 
+@pytest.mark.slow
 def test_numbers_go_on_through_a_kill_and_a_notice(runs: Runs, images: Path) -> None:
     logging = ("loggers.tensorboard={}", f"data.eval.local={images}", "eval_interval=10ba")
     seconds = []
@@ -177,3 +179,17 @@ def logged_steps(folder: Path, tag: str) -> list[int]:
     events = EventAccumulator(str(folder / "tensorboard" / folder.name), size_guidance={"scalars": 0})
     events.Reload()
     return [event.step for event in events.Scalars(tag)]
+
+
+def test_ten_starts_in_a_row_that_get_no_further_than_one_checkpoint_are_no_reason_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    numbers, worth_another = Numbers(), []
+    for begun_at in [0] + 12 * [10] + 2 * [20]:
+        history = RunHistory(numbers)
+        train_until(history, begun_at, begun_at + 15)
+        worth_another.append(told(tmp_path).has_stepped)
+        (tmp_path / "stepped").unlink(missing_ok=True)
+        numbers = history.numbers
+    assert worth_another == [True] + 10 * [True] + 2 * [False] + 2 * [True]

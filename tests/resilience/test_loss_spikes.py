@@ -70,6 +70,7 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return wanted
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_neither_applied_nor_saved(runs: Runs) -> None:
     """The loss of such a step is still good, and that of the next would come after the checkpoint."""
     stopped = runs("stopped", *spoil("gradient", [10], parameter="blocks.1.mlp.fc1.weight"), processes=2)
@@ -84,6 +85,7 @@ def test_a_gradient_that_is_not_finite_is_neither_applied_nor_saved(runs: Runs) 
     assert broken == ["mae.encoder.blocks.1.mlp.fc1.weight"]
 
 
+@pytest.mark.slow
 def test_steps_that_are_skipped_leave_weights_and_moments_as_they_are(runs: Runs) -> None:
     told = runs("told", *spoil("update", LEFT_OUT), processes=2)
     skipped = runs("skipped", *SKIPPING, processes=2)

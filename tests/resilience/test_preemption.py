@@ -44,6 +44,7 @@ def same_run(finished: Finished, whole: Finished) -> None:
     assert_allclose([*evaluations(finished).values()], [*evaluations(whole).values()], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, runs: Runs, images: Path) -> None:
     def everybody(launcher: int, run_folder: Path, log: Path) -> bool:
         if steps_done(run_folder) < 6:
@@ -62,6 +63,7 @@ def test_a_notice_to_every_process_spares_the_loaders_workers(whole: Finished, r
     same_run(runs("all", *evaluating(images)), whole)
 
 
+@pytest.mark.slow
 def test_a_notice_during_an_evaluation_has_it_made_up_for(whole: Finished, runs: Runs, images: Path) -> None:
     cut = runs("evaluation", *evaluating(images), processes=2, notify=to_rank(0, signal.SIGTERM, after_steps(20)))
     assert cut.code == 0, cut.output

@@ -101,6 +101,7 @@ def test_a_hang_is_told_with_the_stacks_of_all_ranks_and_the_rank_that_hangs(run
     assert "sleep_at.py" in sleeping and "in all_reduce" not in sleeping
 
 
+@pytest.mark.slow
 def test_the_first_failure_is_what_is_said_last(runs: Runs, tmp_path: Path) -> None:
     outcome = tmp_path / "outcome"
     outcome.mkdir()
@@ -118,12 +119,13 @@ def test_the_first_failure_is_what_is_said_last(runs: Runs, tmp_path: Path) -> N
     assert kept.read_text().endswith(" failed: ValueError: a bug of this plugin\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "said"),
     [
         ("1", "refuses what others do not: ConfigError: callbacks.refuse_at"),
-        pytest.param("0", "refuses what others do not: ConfigError: callbacks.refuse_at", marks=pytest.mark.slow),
-        pytest.param("null", "recipe.yaml has 1 problem", marks=pytest.mark.slow),
+        ("0", "refuses what others do not: ConfigError: callbacks.refuse_at"),
+        ("null", "recipe.yaml has 1 problem"),
     ],
 )
 def test_what_ranks_refuse_ends_all_with_the_code_of_that(runs: Runs, rank: str, said: str) -> None:

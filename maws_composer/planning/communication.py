@@ -1,0 +1,55 @@
+"""What sharding sends over the links, in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from maws_composer.planning.memory import BYTES_PER_GATHERED, BYTES_PER_GRADIENT
+from maws_composer.planning.workload import Workload
+
+
+class Communication(NamedTuple):
+    """Bytes that reach each GPU in one step: from the GPUs of its node, and from those of others."""
+
+    within_node: float
+    between_nodes: float
+
+    def seconds(self, link: float, network: float) -> float:
+        """How long they take at these bytes/s, one after the other, if nothing is computed meanwhile."""
+        return self.within_node / link + self.between_nodes / network
+
+
+def communication_of(
+    workload: Workload, precision: str, replicate: int, shard: int, gpus_per_node: int, passes: int
+) -> Communication:
+    """FSDP2's traffic, by rings: each GPU receives (n - 1) / n of what n of them gather or scatter.
+
+    In every pass, blocks are gathered for the forward and again for the backward pass (locked ones once), what lies
+    outside of them once; gradients are scattered in fp32, and their shards summed over the replicas. A ring that leaves
+    the node is as fast as the network.
+
+    Args:
+        workload: the stage's model.
+        precision: fp32, tf32 or amp_bf16.
+        replicate, shard: as `parallel.degrees.sharding_degrees` has them; neighbors form a shard group.
+        gpus_per_node: of each node.
+        passes: microbatches of a step.
+    """
+    trained = workload.parameters.trainable
+    gathered = _gathered(workload, precision, is_cached=workload.caches_gradients and passes > 1)
+    of_shards = passes * (shard - 1) / shard * (gathered + trained * BYTES_PER_GRADIENT)
+    of_replicas = passes * 2 * (replicate - 1) / replicate * trained * BYTES_PER_GRADIENT / shard
+    within_node = (of_shards if gpus_per_node % shard == 0 else 0.0) + (
+        of_replicas if replicate * shard <= gpus_per_node else 0.0
+    )
+    return Communication(within_node, of_shards + of_replicas - within_node)
+
+
+def _gathered(workload: Workload, precision: str, *, is_cached: bool) -> float:
+    """Bytes of weights that one pass gathers; gradient caching goes forward once more."""
+    weight = BYTES_PER_GATHERED[precision]
+    blocks = 0
+    for stack in workload.stacks:
+        times = 1 if stack.is_locked else 2 + is_cached
+        blocks += times * stack.depth * stack.parameters_per_block
+    return blocks * weight + (1 + is_cached) * workload.parameters_outside_blocks * BYTES_PER_GATHERED["fp32"]

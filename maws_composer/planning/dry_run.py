@@ -1,0 +1,139 @@
+"""One step of a run on GPUs that are not there: shapes go through it, and nothing is computed.
+
+The stage is built and sharded as in training, with torch's fake process group for a world of any size, and fake
+tensors. What FSDP2 then sends, and autograd keeps, is what the arithmetic of `communication` and `memory` has to give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._tools.fake_collectives
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.run import Run
+from maws_composer.data.columns import CAPTION, IMAGE, IMAGE_EMBEDDING, LABELS
+from maws_composer.optim.adamw import build_optimizer
+from maws_composer.parallel.shard import wrap
+from maws_composer.planning.plan import columns_of
+from maws_composer.stages.build import build_stage
+
+_LABELS = 8  # of an image
+
+
+@dataclass
+class DryRun:
+    """What one microbatch of a step does on each GPU.
+
+    Attributes:
+        received: bytes that reach it by each kind of collective, as rings: (n - 1) / n of what n gather or scatter.
+        collectives: how many there are of each kind.
+        kept: bytes that the forward pass keeps for the backward pass, parameters left out.
+    """
+
+    received: dict[str, float] = field(default_factory=dict)
+    collectives: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
+
+    @property
+    def total_received(self) -> float:
+        return sum(self.received.values())
+
+
+def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
+    """Forward, backward, clipping and the optimizer's step, as rank 0 of `world_size` would do them.
+
+    Blocks are not compiled, and gradient caching's first pass is left out. In this process there must be no process
+    group, and there is none afterwards.
+
+    Raises:
+        ConfigError: for a stage that reads captions or embeddings: transformers looks at the values of its masks.
+    """
+    columns = columns_of(run)
+    if CAPTION in columns or IMAGE_EMBEDDING in columns:
+        message = f"a step of {run.stage} depends on the values of captions; stages of images alone can be tried"
+        raise ConfigError([Problem("--dry-run", message)])
+    seen = DryRun()
+    dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
+    try:
+        stage = build_stage(run)
+        wrap(stage, replace(run.speed, compile=False), run.precision, torch.device("cpu"))
+        with FakeTensorMode(allow_non_fake_inputs=True), _Collectives(seen):
+            stage.to_empty(device="cpu")
+            optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+            batch = _batch(run, columns, microbatch)
+            with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
+                loss = stage.loss(stage(batch), batch)
+            loss.backward()
+            if run.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(stage.parameters(), run.gradient_clip)
+            optimizer.step()
+    finally:
+        dist.destroy_process_group()
+    return seen
+
+
+def _batch(run: Run, columns: Sequence[str], size: int) -> dict[str, Any]:
+    """As the loader makes them, without their values."""
+    side = run.model["image_size"]
+    batch: dict[str, Any] = {
+        IMAGE: torch.empty(size, 3, side, side, dtype=torch.uint8),
+        "position": torch.arange(size),
+        "epoch": torch.zeros(size, dtype=torch.int64),
+        "valid": torch.ones(size, dtype=torch.bool),
+        "replaced": torch.zeros(size, dtype=torch.bool),
+    }
+    if LABELS in columns:
+        batch[LABELS] = torch.zeros(size, _LABELS, dtype=torch.int64)
+    return batch
+
+
+@contextlib.contextmanager
+def _kept(seen: DryRun, stage: nn.Module) -> Iterator[None]:
+    """Count what the forward pass keeps: each storage once, and no parameters, sharded or gathered."""
+    storages: dict[int, Any] = {}  # alive, or their addresses would be given again
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield
+    seen.kept = sum(storage.nbytes() for storage in storages.values())
+
+
+class _Collectives(TorchDispatchMode):
+    """Counts what is sent."""
+
+    def __init__(self, seen: DryRun) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace in ("c10d", "_c10d_functional"):
+            self._count(function.__name__.partition(".")[0].strip("_"), args)
+        return function(*args, **(kwargs or {}))
+
+    def _count(self, name: str, args: Any) -> None:
+        leaves = tree_leaves(args)
+        largest = max((leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)), default=0)
+        groups = [
+            leaf for leaf in leaves if isinstance(leaf, torch.ScriptObject) and "ProcessGroup" in str(leaf._type())
+        ]
+        if not largest or not groups:
+            return
+        members = dist.ProcessGroup.unbox(groups[0]).size()
+        rounds = 2 if "allreduce" in name else 1  # a ring first scatters, then gathers
+        self.seen.collectives[name] = self.seen.collectives.get(name, 0) + 1
+        self.seen.received[name] = self.seen.received.get(name, 0) + rounds * largest * (members - 1) / members

@@ -1,0 +1,88 @@
+"""Forecasts against what FSDP2 sends and autograd keeps, and against arithmetic by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maws_composer.cli import main
+from maws_composer.config.plugins import load_with_ours
+from maws_composer.config.run import Run
+from maws_composer.planning.dry_run import dry_run
+from maws_composer.planning.forecast import Cluster, forecast
+from maws_composer.planning.plan import memory_of, workload_of
+from tests.processes import ROOT
+from tests.text_towers import write_text_tower
+
+
+def recipe(name: str, *given: str) -> Run:
+    return load_with_ours(ROOT / "yamls" / f"{name}.yaml", ["data.train.remote=s3://b/x", *given]).run
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "given"),
+    [
+        ("mae_vitb", 8, []),  # one group of shards in one node
+        ("wsp_vitb", 16, []),  # replicas on two nodes, two passes a step
+        ("wsp_vitb", 4, ["speed.sharding.shard=2"]),  # replicas in one node
+        ("mae_vitb", 16, ["speed.sharding.shard=16", "precision=fp32"]),  # shards on two nodes
+        ("mae_vitb", 8, ["speed.activation_checkpointing=all"]),
+    ],
+)
+def test_what_is_sent_and_kept_is_what_a_dry_run_sees(name: str, gpus: int, given: list[str]) -> None:
+    planned = forecast(recipe(name, *given), Cluster(gpus=gpus))
+    tried = dry_run(planned.run, gpus, planned.microbatch)
+    sent = {"node": planned.communication.within_node, "network": planned.communication.between_nodes}
+    assert sum(sent.values()) / planned.passes == pytest.approx(tried.total_received, rel=0.02)  # FSDP2 fills up shards
+    if planned.run.speed.activation_checkpointing == "none":  # else what is computed again comes on top
+        assert planned.memory.activations == pytest.approx(tried.kept, rel=0.2)
+    assert planned.memory.activations > 0.95 * tried.kept  # rather too much than too little
+    if name == "wsp_vitb" and gpus == 16:
+        assert sent["network"] / planned.passes == pytest.approx(tried.received["allreduce"], rel=0.01)
+    else:
+        assert (sent["network"] > 0) == (gpus == 16)
+
+
+def test_the_largest_microbatch_fits_and_one_more_does_not() -> None:
+    planned = forecast(recipe("wsp_vith"), Cluster(gpus=64, kind="a100"))
+    needed = [
+        memory_of(planned.run, workload_of(planned.run), 64, size).total
+        for size in (planned.largest_microbatch, planned.largest_microbatch + 1)
+    ]
+    assert needed[0] <= 80e9 < needed[1]
+
+
+def test_time_cost_and_reading_follow_from_flops() -> None:
+    planned = forecast(recipe("mae_vit2b"), Cluster(gpus=64, mfu=0.5))
+    seconds = 5e9 * workload_of(planned.run).training_flops / (0.5 * 989e12 * 64)
+    assert planned.seconds == pytest.approx(seconds)
+    assert planned.gpu_hours == pytest.approx(64 * seconds / 3600)
+    assert planned.images_per_second == pytest.approx(5e9 / seconds)
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [str(ROOT / "yamls" / name) for name in ("mae_vitb.yaml", "wsp_vitb.yaml")]
+    picture = tmp_path / "plan.svg"
+    given = ["data.train.remote=s3://b/x", "--gpus", "8", "--price", "2", "--mfu", "0.3", "--image-kb", "100"]
+    code = main(["plan", *configs, *given, "--network", "800", "--plot", str(picture), "--dry-run"])
+    table, *dry_runs = capsys.readouterr().out.split("\n\n")
+    assert code == 0 and len(dry_runs) == 2
+    rows = {line[:19].strip(): line[19:] for line in reversed(table.splitlines())}  # of wrapped cells the first line
+    assert rows[""].split() == ["mae-vitb", "wsp-vitb"]
+    hours = [float(cell.replace(",", "")) for cell in rows["time"].split() if cell.replace(",", "").isdigit()]
+    costs = [float(cell.replace(",", "")) for cell in rows["cost"].split()]
+    assert costs == pytest.approx([2 * each for each in hours], abs=2)
+    assert "<svg" in picture.read_text()
+
+
+def test_keys_without_a_configuration_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "seed=1", "--gpus", "8"]) == 2
+    assert "name a YAML before the keys" in capsys.readouterr().err
+
+
+def test_a_step_that_needs_captions_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tower = write_text_tower(tmp_path)
+    config = [str(ROOT / "yamls" / "lit_vitb.yaml"), f"model.text.name={tower}", "model.text.context_length=20"]
+    assert main(["plan", *config, "data.train.remote=s3://b/x", "--gpus", "8", "--dry-run"]) == 2
+    assert "stages of images alone can be tried" in capsys.readouterr().err
