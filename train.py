@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Sequence
 
 from composer import Trainer
-from composer.callbacks import LRMonitor
 from composer.core import Time
 from composer.devices import Device
 from composer.utils import dist
@@ -99,7 +98,6 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
             ProgressOfTraining(),
             BadSamples(run.data.train.max_bad_share, group),
             spikes,
-            LRMonitor(),
             *callbacks_of(stage),
             preemption,
             *build_all("callback", run.callbacks, run),

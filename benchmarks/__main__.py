@@ -2,12 +2,13 @@
 
 import torch
 
-from benchmarks import embeddings, epoch_order, label_loss, labels, training_step
+from benchmarks import callbacks, embeddings, epoch_order, label_loss, labels, training_step
 
 if __name__ == "__main__":
     epoch_order.main([])
     labels.main()
     label_loss.main([])
+    callbacks.main([])
     if torch.cuda.is_available():
         training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
         embeddings.main([])

@@ -60,7 +60,7 @@ def run_once(options: argparse.Namespace) -> None:
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, device)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
-    batch = _generated(run, batch_size, device)
+    batch = generated(run, batch_size, device)
     for _ in range(options.warm_up):
         _step(stage, optimizer, batch, run)
     _wait(device)
@@ -86,7 +86,7 @@ def _cut(size: str, depth: int) -> str:
     return name
 
 
-def _generated(run: Any, size: int, device: Any) -> dict[str, Any]:
+def generated(run: Any, size: int, device: Any) -> dict[str, Any]:
     """What the stage reads: images or their embeddings, and with captions the tokens of long ones."""
     import torch
 
@@ -135,14 +135,14 @@ def _machine(device: Any, run: Any, flops: float) -> dict[str, Any]:
     """Name, peak memory and, where the GPU's peak is known, MFU."""
     import torch
 
-    from maws_composer.planning.gpus import GPUS
+    from maws_composer.planning.gpus import peak_flops
 
     if device.type != "cuda":
         peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {"device": "CPU", "peak GB": peak_memory / 1e9, "MFU": None}
     name = torch.cuda.get_device_name()
-    known = next((gpu for key, gpu in GPUS.items() if key in name.lower()), None)
-    mfu = flops / (known.peak[run.precision] * 1e12) if known else None
+    peak = peak_flops(name, run.precision)
+    mfu = flops / peak if peak else None
     return {"device": name, "peak GB": torch.cuda.max_memory_allocated() / 1e9, "MFU": mfu}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 import torch.distributed as dist
 from cloudpathlib import CloudPath
@@ -168,6 +169,12 @@ class ShardedCheckpoints(CheckpointSaver):
             uploader.insist(lambda: self._tidy_up(home / "checkpoints", saved), "checkpoints")
         if composer_dist.get_local_rank() == 0:
             drop_older_copies(self._run.checkpoints, saved.folder)
+
+
+def run_folder_here(state: State) -> Path:
+    """The folder on this machine that the run's files are written to."""
+    saver = next(each for each in state.callbacks if isinstance(each, ShardedCheckpoints))
+    return Path(saver.folder).parent
 
 
 def _announce(saved: Saved, began: float, waited: float | None = None) -> None:

@@ -47,6 +47,16 @@ def _check_interval(value: Any) -> str:
     return str(value)
 
 
+def _check_steps(value: Any) -> str:
+    try:
+        is_epochs = parse_duration(value).unit == "ep"
+    except (TypeError, ValueError):
+        is_epochs = True
+    if is_epochs:
+        raise ValueError(f"expected batches or samples such as 100ba or 1_000_000sp, got {value!r}")
+    return str(value)
+
+
 def _check_samples(value: Any) -> str:
     try:
         samples(value)
@@ -57,4 +67,5 @@ def _check_samples(value: Any) -> str:
 
 # Annotations for settings and for plugins' arguments; values stay text.
 Interval = Annotated[str, BeforeValidator(_check_interval)]
+StepInterval = Annotated[str, BeforeValidator(_check_steps)]  # that ends with a step, never with an epoch
 Samples = Annotated[str, BeforeValidator(_check_samples)]

@@ -8,12 +8,14 @@ result and wraps nothing: left to itself it would overwrite a two-dimensional me
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from composer.utils.parallelism import FSDP2Config
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -74,6 +76,30 @@ def require_sharded(stage: nn.Module, mesh: DeviceMesh) -> None:
                 f"{name} is not sharded over {mesh}: Composer replaced it, or it was added after sharding; "
                 "add parameters in the stage's __init__"
             )
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The parameter, not sharded, without gradient. A collective."""
+    detached = parameter.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+
+
+def way_in(stage: nn.Module, module: nn.Module, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which runs `module` or parts of it, made fit for a sharded stage.
+
+    FSDP gathers the parameters of one of the stage's children when its forward begins, and has to be told of another
+    way into it.
+
+    Args:
+        module: a part of the stage.
+        name: the child's new method.
+        function: the method, without `self`.
+    """
+    child = next(part for part in stage.children() if module in set(part.modules()))
+    setattr(child, name, function)
+    register_fsdp_forward_method(child, name)
+    entered: Callable[..., Any] = getattr(child, name)
+    return entered
 
 
 def _build_mesh(device: torch.device, at_most: int | None) -> DeviceMesh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -27,3 +28,14 @@ GPUS: dict[str, Gpu] = {
     "h200": Gpu({"fp32": 67, "tf32": 495, "amp_bf16": 989}, 141e9, 450e9),
     "b200": Gpu({"fp32": 80, "tf32": 1100, "amp_bf16": 2250}, 180e9, 900e9),
 }
+
+_SLOWER = {"pcie", "nvl"}  # forms of the same name with other peaks, from H100 on
+
+
+def peak_flops(device_name: str, precision: str) -> float | None:
+    """FLOP/s of a GPU by the name that torch.cuda has for it: "NVIDIA H100 80GB HBM3". None: not one of GPUS."""
+    words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
+    kind = next((kind for kind in GPUS if kind in words), None)
+    if kind is None or (kind != "a100" and words & _SLOWER):
+        return None
+    return GPUS[kind].peak[precision] * 1e12

@@ -1,6 +1,6 @@
 """`metrics.jsonl`: one JSON object per step, in the run folder.
 
-    {"batch": 12, "samples": 3072, "loss": 0.71, "lr-AdamW/group0": 0.0001, …}
+    {"batch": 12, "samples": 3072, "loss": 0.71, "lr/decayed": 0.0001, …}
 
 `batch` and `samples` count what has been trained on, `loss` is that of this batch, `seconds` the time spent on training
 in this and earlier starts, `world_size` the number of processes; `run/…` is what the run has cost so far, work that was

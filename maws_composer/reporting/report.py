@@ -160,7 +160,7 @@ def _curve_sections(folder: Path, steps: Steps) -> Iterable[str]:
     losses = {readable(key): curve for key, curve in evaluations.items() if "loss" in key.lower()}
     training = {"training": series(steps, "loss")}
     plots = {"loss": ({**training, **losses}, ["training"], "loss")}
-    for key in [key for step in steps[:1] for key in step if key.startswith("lr-")][:1]:
+    for key in [key for step in steps[:1] for key in step if key.startswith(("lr/", "lr-"))][:1]:
         plots["learning_rate"] = ({"learning rate": series(steps, key)}, [], "learning rate")
     for key, curve in evaluations.items():
         if readable(key) not in losses:

@@ -8,6 +8,7 @@
     maws        file, such as mae.pt: a state dict, as the released weights are; of LiT as those of MAWS-CLIP
     checkpoint  folder: every tensor of the model, decoders and heads too, and config.yaml
 
+runs/mae#ema is the moving average of the run's weights, if it was trained with callbacks.ema.
 On one machine, with memory for one copy of the weights; optimizer states are not read. What is at OUT is whole.
 """
 
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.models.text_tower import text_config
 from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
-from maws_composer.weights.files import SourceError, Weights, find_checkpoint, open_weights
+from maws_composer.weights.files import SourceError, Weights, checkpoint_address, open_weights
 from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
 from maws_composer.weights.image_text import (
     ImageText,
@@ -69,7 +70,7 @@ def export(source: str, to: str, out: Path, image_tower: str | None = None) -> s
     if out.exists():
         raise ConfigError([Problem(str(out), "exists already; name a new one")])
     try:
-        address = str(find_checkpoint(source)) if to == "checkpoint" else open_model(source).address
+        address = checkpoint_address(source) if to == "checkpoint" else open_model(source).address
         with _whole(out) as partial:
             if to in IMAGE_TEXT_FORMATS and is_image_text(open_model(address)):
                 model = open_image_text(address, image_tower)
@@ -174,7 +175,7 @@ def _text_config(model: ImageText) -> PretrainedConfig:
 def _made(weights: Weights, recipes: Recipes) -> dict[str, Tensor]:
     """Only what has a recipe."""
     made = translated(weights, recipes)
-    return {name: made.read(name) for name in tqdm(recipes, desc="reading", unit="tensor")}
+    return {name: made.read(name) for name in tqdm(recipes, desc="reading", unit="tensor", disable=None)}
 
 
 def _write_tokenizer(out: Path, model: ImageText) -> None:
@@ -190,7 +191,7 @@ def _write_tokenizer(out: Path, model: ImageText) -> None:
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:
-    return {name: weights.read(name) for name in tqdm(weights.shapes, desc="reading", unit="tensor")}
+    return {name: weights.read(name) for name in tqdm(weights.shapes, desc="reading", unit="tensor", disable=None)}
 
 
 def _write_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:

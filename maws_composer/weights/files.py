@@ -31,6 +31,7 @@ from maws_composer.config.problems import ConfigError
 
 log = logging.getLogger(__name__)
 
+AVERAGED = "#ema"  # ends the address of a run, or of a checkpoint, whose moving average is meant
 _LONGEST_HEADER = 100_000_000  # of safetensors' own reader
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 _FILES = (  # what a folder may hold
@@ -73,6 +74,11 @@ class Weights:
     beside: tuple[str, ...] = ()
 
     @property
+    def place(self) -> RunPath:
+        """The file or folder."""
+        return open_path(self.address.removesuffix(AVERAGED))
+
+    @property
     def has_qk_norm(self) -> bool:
         return any(".q_norm." in name for name in self.shapes)
 
@@ -94,10 +100,24 @@ def open_weights(address: str) -> Weights:
                 return _folder(path, name)
         if path.is_file():
             raise SourceError(f"{address} is no file of weights: expected .safetensors, .pt, .pth or .bin")
-        checkpoint = find_checkpoint(address)
-        model = SavedModel(checkpoint)
-        file_format = "checkpoint of torch.distributed.checkpoint, sharded"
-        return Weights(str(checkpoint), file_format, model.shapes, model.dtypes, model.read, _config(checkpoint))
+        return _checkpoint(address)
+
+
+def _checkpoint(address: str) -> Weights:
+    whole, averaged = checkpoint_address(address), address.endswith(AVERAGED)
+    folder = open_path(whole.removesuffix(AVERAGED))
+    model = SavedModel(folder, averaged)
+    file_format = "checkpoint of torch.distributed.checkpoint, sharded" + (", moving average" if averaged else "")
+    return Weights(whole, file_format, model.shapes, model.dtypes, model.read, _config(folder))
+
+
+def checkpoint_address(address: str) -> str:
+    """The address of a checkpoint: itself, or of a run that of its newest complete one.
+
+    Raises:
+        SourceError: there is none.
+    """
+    return f"{find_checkpoint(address)}{AVERAGED if address.endswith(AVERAGED) else ''}"
 
 
 def find_checkpoint(address: str) -> RunPath:
@@ -107,7 +127,7 @@ def find_checkpoint(address: str) -> RunPath:
         SourceError: there is none.
     """
     with _readable(address):
-        path = open_path(address)
+        path = open_path(address.removesuffix(AVERAGED))
         if (path / MARKER).exists() or (path / ".metadata").exists():
             found = read_checkpoint(path)
             if isinstance(found, Checkpoint):

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.checkpoints.saving import ENCODER_FILE, TEXT_FILE
 from maws_composer.models.sizes import ViTSize
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings
@@ -122,7 +121,7 @@ def require_its_text(model: ImageText) -> None:
 
 
 def _read_beside(model: Weights, name: str) -> dict[str, Any] | None:
-    file = open_path(model.address) / name
+    file = model.place / name
     content: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
     return content
 

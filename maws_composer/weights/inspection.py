@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from maws_composer.checkpoints.completeness import RunPath
-from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.weights.files import SourceError, Weights, open_weights
 from maws_composer.weights.layouts import FIRST, layout_of
@@ -39,7 +38,7 @@ def inspect(address: str) -> str:
     lines = {
         "at": weights.address,
         "format": weights.file_format,
-        "size": f"{_size(open_path(weights.address)):,} bytes",
+        "size": f"{_size(weights.place):,} bytes",
         "layout": layout.name if layout else "none that we know",
         **_about(model),
     }

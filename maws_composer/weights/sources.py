@@ -2,6 +2,7 @@
 
     s3://bucket/run, runs/mae                 a run: its newest complete checkpoint
     runs/mae/checkpoints/ep0-ba800            a checkpoint, written by any number of ranks
+    runs/mae#ema                              of a run or a checkpoint, the moving average of its weights
     exported/, model.safetensors              our exports, timm's ViTs, or Hugging Face's; in .pt, .pth or .bin too
     mae_pretrain_vit_base.pth, vit_2b14.pt    released weights of MAE, MAWS and MAWS-CLIP, fine-tuned ones too
 

@@ -32,7 +32,7 @@ def run_folder(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text(CONFIG)
     with (tmp_path / "metrics.jsonl").open("w") as file:
         for batch in range(1, 121):
-            step = {"batch": batch, "samples": 256 * batch, "loss": 1 / batch, "lr-AdamW/group0": 1e-3 / batch}
+            step = {"batch": batch, "samples": 256 * batch, "loss": 1 / batch, "lr/decayed": 1e-3 / batch}
             step |= {"world_size": 2 if batch < 100 else 1, "seconds": 2.0 * batch}
             step |= {"run/start": 1 if batch < 100 else 3, "run/gpu_hours": batch / 8}
             if batch in (1, 100):

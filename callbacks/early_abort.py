@@ -1,0 +1,117 @@
+"""The end of a run that is not worth going on with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from composer.core import Callback, State
+from composer.loggers import Logger, LoggerDestination
+
+from maws_composer.config.durations import Samples, samples
+from maws_composer.config.problems import Problem
+from maws_composer.config.run import Run
+from maws_composer.registry import register_callback
+from maws_composer.resilience.loss_spikes import DivergedError
+
+log = logging.getLogger("maws_composer.callbacks.early_abort")
+
+KEY = "callbacks.early_abort.limits"
+
+
+class AbortedError(DivergedError):
+    """A metric has passed a limit. On all ranks alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What a metric may be; NaN is beyond any limit.
+
+    Args:
+        above: it may not be.
+        below: it may not be.
+        after: samples that are seen before it counts; default: from the start.
+    """
+
+    above: float | None = None
+    below: float | None = None
+    after: Samples | None = None
+
+    def broken_by(self, value: float) -> str | None:
+        """How, in words."""
+        if self.above is not None and not value <= self.above:
+            return f"above {self.above:g}"
+        if self.below is not None and not value >= self.below:
+            return f"below {self.below:g}"
+        return None
+
+
+@register_callback("early_abort")
+class EarlyAbort(Callback):
+    """Ends the run with an error when a metric passes a limit.
+
+        early_abort: {limits: {loss: {above: 7, after: 10_000_000sp}, eval/knn/top1: {below: 0.2}}}
+
+    The error says which, and `status.json` becomes `failed`: a scheduler does not start the run again, as after
+    `preempted`, nor what should come after it, as after `finished`. The checkpoints are kept; without the limit, the
+    same command goes on.
+
+    Args:
+        limits: metric, as in `metrics.jsonl` -> what it may be.
+    """
+
+    def __init__(self, limits: dict[str, Limit], *, run: Run) -> None:
+        self.limits, self.run = limits, run
+        self.heard = Heard(limits)
+
+    def preflight(self) -> list[Problem]:
+        """Limits that cannot count."""
+        return [*self._problems()]
+
+    def _problems(self) -> Iterator[Problem]:
+        if not self.limits:
+            yield Problem(KEY, "names no metric, such as loss")
+        for metric, limit in self.limits.items():
+            if limit.above is None and limit.below is None:
+                yield Problem(f"{KEY}.{metric}", "needs above or below")
+            if metric.startswith("metrics/") and self.run.data.eval is None:
+                yield Problem(f"{KEY}.{metric}", "comes of held-out samples; set data.eval")
+            if metric.startswith("eval/") and "online_evaluation" not in self.run.callbacks:
+                yield Problem(f"{KEY}.{metric}", "comes of callbacks.online_evaluation; set that")
+
+    def init(self, state: State, logger: Logger) -> None:
+        logger.destinations = (*logger.destinations, self.heard)
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """After evaluations, when the step is written down. All ranks have logged the same."""
+        for metric, limit in self.limits.items():
+            value = self.heard.values.get(metric)
+            if value is None or (limit.after and state.timestamp.sample < samples(limit.after)):
+                continue
+            if broken := limit.broken_by(value):
+                where = f"batch {int(state.timestamp.batch):,}, sample {int(state.timestamp.sample):,}"
+                raise AbortedError(f"{metric} is {value:.4g} at {where}: {broken}, which {KEY} does not allow")
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        for metric in self.limits.keys() - self.heard.values.keys():
+            nearest = get_close_matches(metric, self.heard.names, n=1)
+            hint = f"; nearest is {nearest[0]}" if nearest else ""
+            log.warning("%s.%s never counted: no such metric was logged%s", KEY, metric, hint)
+
+
+class Heard(LoggerDestination):
+    """The newest value of each metric that has a limit, and the names of all that were logged."""
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self.wanted = wanted
+        self.values: dict[str, float] = {}
+        self.names: set[str] = set()
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for logged, value in metrics.items():
+            name = "loss" if logged == "loss/train/total" else logged  # as metrics.jsonl has it
+            self.names.add(name)
+            if name in self.wanted:
+                self.values[name] = float(value)

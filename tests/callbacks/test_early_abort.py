@@ -1,0 +1,51 @@
+"""Limits on metrics."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from maws_composer.config.problems import ConfigError
+from maws_composer.planning.preflight import check_callbacks
+from maws_composer.reporting.metrics_file import read_metrics
+from maws_composer.resilience.loss_spikes import DivergedError
+from tests.callbacks.training import fit, load
+from tests.golden_steps import BATCH
+
+
+def test_a_loss_above_its_limit_ends_the_run_when_it_counts(tmp_path: Path) -> None:
+    limits = {"loss": {"above": 0.001, "after": f"{3 * BATCH}sp"}}
+    with pytest.raises(DivergedError, match=r"^loss is .* at batch 3, sample 48: above 0\.001, which callbacks\.early"):
+        fit(tmp_path, {"early_abort": {"limits": limits}}, 6)
+    assert [step["batch"] for step in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_figure_of_an_evaluation_below_its_limit_ends_the_run(tmp_path: Path) -> None:
+    limits = {"metrics/eval/loss": {"below": 1000.0}, "loss": {"below": 0.0, "above": 1e9}}
+    abort, held_out = {"early_abort": {"limits": limits}}, "data.eval.local=nowhere"
+    with pytest.raises(DivergedError, match=r"^metrics/eval/loss is .* at batch 2, sample 32: below 1000"):
+        fit(tmp_path, abort, 6, held_out, eval_interval="2ba")
+    assert "metrics/eval/loss" in read_metrics(tmp_path)[-1]
+
+
+def test_a_run_within_its_limits_is_not_ended_and_a_wrong_name_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {"loss": {"above": 1e9, "below": 0.0}, "los": {"above": 0.0}}
+    with caplog.at_level(logging.WARNING):
+        assert len(fit(tmp_path, {"early_abort": {"limits": limits}}, 3).steps) == 3
+    assert "callbacks.early_abort.limits.los never counted: no such metric was logged; nearest is loss" in caplog.text
+
+
+def test_limits_that_cannot_count_are_told_before_training(tmp_path: Path) -> None:
+    limits = {"loss": {}, "metrics/eval/loss": {"above": 1}, "eval/knn/top1": {"below": 0.5}}
+    run = load(tmp_path, {"early_abort": {"limits": limits}}).run
+    assert [f"{problem.path}: {problem.message}" for problem in check_callbacks(run)] == [
+        "callbacks.early_abort.limits.loss: needs above or below",
+        "callbacks.early_abort.limits.metrics/eval/loss: comes of held-out samples; set data.eval",
+        "callbacks.early_abort.limits.eval/knn/top1: comes of callbacks.online_evaluation; set that",
+    ]
+    with pytest.raises(ConfigError, match="after"):
+        load(tmp_path, {"early_abort": {"limits": {"loss": {"above": 1, "after": "10ba"}}}})
