@@ -2,9 +2,10 @@
 
 import torch
 
-from benchmarks import callbacks, embeddings, epoch_order, label_loss, labels, training_step
+from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, training_step
 
 if __name__ == "__main__":
+    decoding.main([])
     epoch_order.main([])
     labels.main()
     label_loss.main([])

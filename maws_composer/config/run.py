@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -138,6 +139,11 @@ def _data_problems(data: Data) -> Iterator[Problem]:
         yield Problem("data.train.streams", f"data.train.{key} is set too; name each source once")
     if not data.train.streams and not single:
         yield Problem("data.train", "needs remote, local or streams")
+    if data.train.decode == "fast":
+        if data.train.central_crop:
+            yield Problem("data.train.decode", "fast makes random crops only; set exact, or central_crop=false")
+        if find_spec("cv2") is None:
+            yield Problem("data.train.decode", "fast needs the extra fast: pip install -e '.[fast]'")
     resampling = data.train.resampling
     if resampling is not None and (resampling.threshold is None) == (resampling.epoch_size is None):
         yield Problem("data.train.resampling", "needs threshold or epoch_size, one of them")

@@ -20,6 +20,7 @@ from streaming.base.shared import SharedMemory, _get_path
 
 from maws_composer.config.problems import ConfigError
 from maws_composer.data.columns import ID, IMAGE, LABELS
+from maws_composer.data.decode import UndecodableImageError, decode
 from maws_composer.data.fingerprint import changes, fingerprint
 from maws_composer.data.guards import (
     BisectingIndex,
@@ -35,7 +36,7 @@ from maws_composer.data.order import Ids, Order, Seat, TrainOrder
 from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
 from maws_composer.data.transforms import Transform
-from maws_composer.data.usable import Sample, UnusableSampleError, usable
+from maws_composer.data.usable import Sample, UnusableSampleError, undecodable, usable
 from maws_composer.data.waiting import Patience
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class SampleDataset(StreamingDataset):
         predownload: samples whose shards each of them fetches ahead. None: eight batches.
         num_classes: one more than the largest class index that may come; None: any may come.
         optional: columns that a sample may be without; see `usable`.
+        decode: from an image's file and the limit of pixels to what `transform` takes.
 
     Yields:
         {"id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool} and the columns that the streams
@@ -87,6 +89,7 @@ class SampleDataset(StreamingDataset):
         predownload: int | None = None,
         num_classes: int | None = None,
         optional: Collection[str] = (),
+        decode: Callable[[bytes, int], Any] = decode,
     ) -> None:
         world = streaming_dataset.World.detect()
         if problem := split_problem(global_batch_size, canonical_nodes, world.num_ranks, world.num_nodes):
@@ -110,6 +113,7 @@ class SampleDataset(StreamingDataset):
         self.settings = settings
         self.patience = patience
         self.transform = transform
+        self.decode = decode
         self.num_classes = num_classes
         self.optional = optional
         self.order = make_order([stream.index for stream in streams])
@@ -247,9 +251,7 @@ class SampleDataset(StreamingDataset):
     def _sample(self, index: int, raw: Sample) -> Sample:
         position = int(self._positions[index])
         sample_id = int(self._iterator.sample_ids[index])
-        sample, replaced_by = self._usable(sample_id, raw)
-        if IMAGE in sample:
-            sample[IMAGE] = self.transform(sample[IMAGE], self._epoch, position)
+        sample, replaced_by = self._usable(sample_id, raw, position)
         if LABELS in sample:
             sample[LABELS] = self._labels(sample, sample_id if replaced_by is None else replaced_by)
         return {
@@ -272,10 +274,10 @@ class SampleDataset(StreamingDataset):
         except ValueError as error:
             raise ShardError(f"{sample[ID]} ({self._place(sample_id)}) {error}") from error
 
-    def _usable(self, sample_id: int, raw: Sample) -> tuple[Sample, int | None]:
+    def _usable(self, sample_id: int, raw: Sample, position: int) -> tuple[Sample, int | None]:
         """The sample, or the next of its shard that can be used; and its id if it is another."""
         try:
-            return usable(raw, self.settings.max_pixels, self.optional), None
+            return self._transformed(raw, position), None
         except UnusableSampleError as error:
             first_reason = str(error)
         shard, index = self.spanner[sample_id]
@@ -283,7 +285,7 @@ class SampleDataset(StreamingDataset):
         for step in range(1, size):
             other = sample_id - index + (index + step) % size
             try:
-                sample = usable(self[other], self.settings.max_pixels, self.optional)
+                sample = self._transformed(self[other], position)
             except UnusableSampleError:
                 continue
             log.warning(
@@ -292,6 +294,16 @@ class SampleDataset(StreamingDataset):
             )  # fmt: skip
             return sample, other
         raise ShardError(f"no sample of {self._address(shard)} can be used; {raw[ID]}: {first_reason}")
+
+    def _transformed(self, raw: Sample, position: int) -> Sample:
+        """Raises UnusableSampleError."""
+        sample = usable(raw, self.settings.max_pixels, self.optional, self.decode)
+        if IMAGE in sample:
+            try:
+                sample[IMAGE] = self.transform(sample[IMAGE], self._epoch, position)
+            except UndecodableImageError as error:  # of what is decoded only now
+                raise undecodable(error) from error
+        return sample
 
     def _place(self, sample_id: int) -> str:
         shard, index = self.spanner[sample_id]

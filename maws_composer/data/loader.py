@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from maws_composer.data.captions import CaptionTokenizer
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
 from maws_composer.data.dataset import MakeOrder, SampleDataset
+from maws_composer.data.decode import decode
 from maws_composer.data.guards import DataStream
 from maws_composer.data.index import Index
 from maws_composer.data.order import EvalOrder, TrainOrder
@@ -74,6 +75,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         canonical_nodes=data.num_canonical_nodes,
         columns=columns,
         num_classes=_num_classes(run, columns),
+        decode=_decoder(data),
     )  # fmt: skip
     return _data_spec(dataset, run.speed, _tokenizer(run, columns))
 
@@ -191,6 +193,7 @@ def _dataset(
     columns: Sequence[str],
     num_classes: int | None,
     optional: Collection[str] = (),
+    decode: Callable[[bytes, int], Any] = decode,
 ) -> SampleDataset:
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
@@ -211,7 +214,16 @@ def _dataset(
         predownload=run.speed.predownload,
         num_classes=num_classes,
         optional=optional,
+        decode=decode,
     )
+
+
+def _decoder(data: TrainData) -> Callable[[bytes, int], Any]:
+    if data.decode == "exact":
+        return decode
+    from maws_composer.data.fast_jpeg import open_jpeg  # OpenCV is an extra
+
+    return open_jpeg
 
 
 def _train_transform(run: Run) -> Transform:

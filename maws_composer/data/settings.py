@@ -91,6 +91,8 @@ class TrainData(Source):
         crop_scale: smallest and largest share of the picture's area in a crop.
         crop_ratio: smallest and largest width / height of a crop.
         flip: mirror every second crop.
+        decode: `exact`: whole pictures and bicubic resizing, by Pillow; `fast`: JPEGs at the scale that their crop
+            needs, by OpenCV (the extra `fast`), in half of the time or less, pixels 1 to 3 of 255 off on average.
         central_crop: nothing random: resize the shorter side and crop the middle, as embeddings are made.
         max_bad_share: share of samples that cannot be used above which the run stops.
         max_left_out_share: share of an epoch that may be left out to make whole batches.
@@ -105,6 +107,7 @@ class TrainData(Source):
     crop_scale: Areas = (0.2, 1.0)
     crop_ratio: Ratios = (0.75, 1.3333333)
     flip: bool = True
+    decode: Literal["exact", "fast"] = "exact"
     central_crop: bool = False
     max_bad_share: Share = 0.01
     max_left_out_share: Share = 0.1

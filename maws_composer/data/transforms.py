@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from maws_composer.data.randomness import Purpose, below, sample_words, uniform
+
+if TYPE_CHECKING:
+    from maws_composer.data.fast_jpeg import Jpeg
 
 Pixels = UInt8[Tensor, "3 height width"]
 Box = tuple[int, int, int, int]
@@ -23,7 +26,7 @@ _ATTEMPTS = 10
 class Transform(Protocol):
     """What happens to a decoded image; everything random in it follows from epoch and position."""
 
-    def __call__(self, image: Image.Image, epoch: int, position: int) -> Pixels: ...
+    def __call__(self, image: Any, epoch: int, position: int) -> Pixels: ...
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,16 @@ class RandomCropAndFlip:
     ratio: tuple[float, float]
     flip: bool
 
-    def __call__(self, image: Image.Image, epoch: int, position: int) -> Pixels:
+    def __call__(self, image: Image.Image | Jpeg, epoch: int, position: int) -> Pixels:
         box = self.box(image.size, epoch, position)
-        # First crop, then resize: `resize(box=…)` would let pixels outside of the box bleed in.
-        image = image.crop(box).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        if isinstance(image, Image.Image):
+            # First crop, then resize: `resize(box=…)` would let pixels outside of the box bleed in.
+            square = np.asarray(image.crop(box).resize((self.size, self.size), Image.Resampling.BICUBIC))
+        else:
+            square = image.crop(box, self.size)
         if self.flip and sample_words(self.seed, epoch, position, Purpose.FLIP)[0] >> 31:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return pixels(image)
+            square = square[:, ::-1]
+        return pixels(square)
 
     def box(self, size: tuple[int, int], epoch: int, position: int) -> Box:
         """(left, top, right, bottom), distributed as torchvision's RandomResizedCrop draws it."""
@@ -101,6 +107,6 @@ def resize_and_crop(image: Image.Image, size: int, resize: int | None = None) ->
     return pixels(image.crop((left, top, left + size, top + size)))
 
 
-def pixels(image: Image.Image) -> Pixels:
+def pixels(image: Image.Image | UInt8[np.ndarray, "height width 3"]) -> Pixels:
     """An RGB image as uint8, channels first."""
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,30 +29,41 @@ class UnusableSampleError(ValueError):
         self.column = column
 
 
-def usable(raw: Mapping[str, Any], max_pixels: int, optional: Collection[str] = ()) -> Sample:
+def usable(
+    raw: Mapping[str, Any],
+    max_pixels: int,
+    optional: Collection[str] = (),
+    decode: Callable[[bytes, int], Any] = decode,
+) -> Sample:
     """The sample with its image decoded (PIL, RGB), its caption as str and its embedding as float32.
 
     Args:
         raw: columns as `ColumnReader` reads them: image and caption as bytes.
         max_pixels: see `decode`.
         optional: columns that a sample may be without: CAPTION, which is "" then.
+        decode: another way to decode an image.
 
     Raises:
         UnusableSampleError: the image is not decodable, the caption is empty or not UTF-8, or the embedding not finite.
     """
     read = {
-        IMAGE: lambda value: _image(value, max_pixels),
+        IMAGE: lambda value: _image(value, max_pixels, decode),
         CAPTION: lambda value: _caption(value, may_be_empty=CAPTION in optional),
         IMAGE_EMBEDDING: _embedding,
     }
     return {name: read[name](value) if name in read else value for name, value in raw.items()}
 
 
-def _image(data: bytes, max_pixels: int) -> Any:
+def _image(data: bytes, max_pixels: int, decode: Callable[[bytes, int], Any]) -> Any:
     try:
         return decode(data, max_pixels)
     except UndecodableImageError as error:
-        raise UnusableSampleError(IMAGE, f"cannot be decoded: {error}") from error
+        raise undecodable(error) from error
+
+
+def undecodable(error: UndecodableImageError) -> UnusableSampleError:
+    """The same, of the sample."""
+    return UnusableSampleError(IMAGE, f"cannot be decoded: {error}")
 
 
 def _caption(data: bytes, may_be_empty: bool) -> str:
