@@ -9,8 +9,10 @@ import torch
 
 from maws_composer.config.durations import samples
 from maws_composer.config.plugins import build, load_with_ours
+from maws_composer.planning.forecast import Cluster, forecast
+from maws_composer.planning.forecast_table import describe
 from maws_composer.planning.gpus import GPUS
-from maws_composer.planning.plan import describe, memory_of, microbatch_size, workload_of
+from maws_composer.planning.plan import memory_of, microbatch_size, workload_of
 from maws_composer.registry import lookup
 from tests.processes import ROOT
 from tests.text_towers import write_text_tower
@@ -123,7 +125,7 @@ def test_a_recipe_fits_80_gb_on_what_is_left(name: str, gpus: int) -> None:
 
 
 def test_the_plan_says_what_a_run_takes() -> None:
-    text = describe(load(ROOT / "yamls" / "mae_vit2b.yaml").run, gpus=64, gpu="h100", mfu=0.4)
+    text = describe([forecast(load(ROOT / "yamls" / "mae_vit2b.yaml").run, Cluster(gpus=64))])
     assert "1,917,374,028" in text
     assert "3.92e+21" in text  # FACTS: 3.923e21 FLOPs for 5 B images
     assert "2,755 GPU-hours" in text or "2,754 GPU-hours" in text
