@@ -16,6 +16,7 @@ from jaxtyping import Float
 from maws_composer.reporting.metrics_file import FILE, records
 
 _SHARES = 100  # of a curve, for its medians
+_MANY_CHANGES = 5  # of the number of processes
 _READ_IN_FULL = 32 << 20  # bytes of metrics.jsonl; of a larger one, only so many lines
 
 
@@ -231,10 +232,14 @@ def readable(key: str) -> str:
     return key.removeprefix("metrics/").replace("/", " ").replace("_", " ")
 
 
-def world_sizes(starts: Sequence[Start]) -> list[int]:
-    """One after the other, without repetition."""
+def say_processes(starts: Sequence[Start]) -> str:
+    """`64, then 32 processes`, or, where that would be long, `8 to 64 processes`."""
     sizes = [start.world_size for start in starts]
-    return sizes[:1] + [now for before, now in pairwise(sizes) if now != before]
+    changes = sizes[:1] + [now for before, now in pairwise(sizes) if now != before]
+    says = ", then ".join(f"{size:,}" for size in changes)
+    if len(changes) > _MANY_CHANGES:
+        says = f"{min(sizes):,} to {max(sizes):,}"
+    return f"{says} {'process' if changes == [1] else 'processes'}"
 
 
 def _parts(length: int, number: int) -> list[slice]:

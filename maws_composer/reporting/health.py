@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from maws_composer.reporting.curves import evaluation_keys, outliers, readable, throughput, world_sizes
+from maws_composer.reporting.curves import evaluation_keys, outliers, readable, say_processes, throughput
 from maws_composer.reporting.numbers import brief, count, duration, percent
 from maws_composer.reporting.run_data import RunData
 
@@ -157,13 +157,11 @@ def _interruptions(run: RunData) -> Finding | None:
     if not starts:
         return None
     number = max(starts[-1].number, int(run.status.get("start") or 0))
-    sizes = ", then ".join(f"{size:,}" for size in world_sizes(starts))
     lost = run.curves.lost_steps
     if number == 1 and not lost:
-        on = count(starts[0].world_size, "process", "processes")
-        return Finding("good", "interruptions", f"none: one start, on {on}")
+        return Finding("good", "interruptions", f"none: one start, on {say_processes(starts)}")
     share = lost / len(run.curves)
-    says = f"{count(number, 'start')}, on {sizes} processes; "
+    says = f"{count(number, 'start')}, on {say_processes(starts)}; "
     says += f"{count(lost, 'step')} had to be done again ({percent(share)})" if lost else "no step was lost"
     return Finding("look" if share > _MUCH_LOST else "good", "interruptions", says)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from plotly import graph_objects as go
 
-from maws_composer.reporting.curves import Start
+from maws_composer.reporting.curves import Start, say_processes
 from maws_composer.reporting.numbers import count, duration
 from maws_composer.reporting.plots import COLORS, GRAY, Plot, frame
 from maws_composer.reporting.run_data import RunData
@@ -128,5 +128,5 @@ def _bars(
 
 def _in_words(run: RunData) -> str:
     lost = run.curves.lost_steps
-    sizes = ", ".join(f"{start.world_size}" for start in run.curves.starts.values())
-    return f"{count(len(run.curves.starts), 'start')}, on {sizes} processes; {count(lost, 'step')} done again"
+    starts = list(run.curves.starts.values())
+    return f"{count(len(starts), 'start')}, on {say_processes(starts)}; {count(lost, 'step')} done again"

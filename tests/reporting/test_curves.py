@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from maws_composer.reporting import curves as curves_module
-from maws_composer.reporting.curves import Curve, Curves, outliers, outline, read_curves, smoothed, throughput
+from maws_composer.reporting.curves import (
+    Curve,
+    Curves,
+    Start,
+    outliers,
+    outline,
+    read_curves,
+    say_processes,
+    smoothed,
+    throughput,
+)
 from maws_composer.reporting.metrics_file import read_metrics, records
 from tests.reporting.synthetic import SPIKE, eventful_run
 
@@ -85,6 +95,18 @@ def test_a_loss_that_stands_out_is_found_and_one_that_was_left_out_is_not(tmp_pa
     text = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(text.replace(', "skipped": 1', ""))
     assert outliers(read_curves(folder)) == [SPIKE]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ([1, 1], "1 process"),
+        ([64, 64, 32, 64], "64, then 32, then 64 processes"),
+        ([8, 64, 16, 64, 16, 32, 64], "8 to 64 processes"),
+    ],
+)
+def test_processes_are_told_briefly(sizes: list[int], says: str) -> None:
+    assert say_processes([Start(number, size, 1, 2, 0.0, 1.0, 0.0, 0) for number, size in enumerate(sizes)]) == says
 
 
 def _read(folder: Path, in_full: int) -> Curves:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import composer
 import torch
 import yaml
 from composer.core import Timestamp
@@ -30,11 +30,9 @@ def test_a_report_is_written_at_a_checkpoint_by_a_process_that_nobody_waits_for(
     try:
         callback.batch_checkpoint(_at(8), None)
         assert callback._writer is None, "no checkpoint was saved at this batch"
-        began = time.monotonic()
         callback.batch_checkpoint(_at(7), None)
-        assert time.monotonic() - began < 0.5
         writer = callback._writer
-        assert writer is not None and os.getpriority(os.PRIO_PROCESS, writer.pid) == 19
+        assert writer is not None and writer.poll() is None and os.getpriority(os.PRIO_PROCESS, writer.pid) == 19
         callback.batch_checkpoint(_at(7), None)
         assert callback._writer is writer, "one at a time"
         assert writer.wait(120) == 0 and (folder / "report.html").exists()
