@@ -22,8 +22,8 @@ function against(flops) {
     if (!known.every(Boolean)) continue;
     const x = flops ? samples.map((xs, i) => xs.map((s) => known[i].before + known[i].per_sample * s)) : samples;
     const axis = flops
-      ? { "xaxis.title.text": "training FLOPs", "xaxis.tickformat": ".2~e" }
-      : { "xaxis.title.text": "samples", "xaxis.tickformat": "~s" };
+      ? { "xaxis.title.text": "training FLOPs", "xaxis.tickformat": ".2~e", "xaxis.hoverformat": ".3e" }
+      : { "xaxis.title.text": "samples", "xaxis.tickformat": "~s", "xaxis.hoverformat": ".4s" };
     Plotly.update(plot, { x }, { ...axis, "xaxis.autorange": true });
   }
 }

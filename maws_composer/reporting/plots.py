@@ -108,11 +108,11 @@ def heat_plot(title: str, unit: str, lines: Sequence[Line]) -> Plot | None:
         customdata=[_rounded(row) for row in rows],
         colorscale="Viridis",
         colorbar={"title": {"text": f"log10 {unit}", "side": "right"}, "thickness": 12},
-        hovertemplate="%{y}, at %{x:.4s}: %{customdata:.4g}<extra></extra>",
+        hovertemplate="%{y}, at %{x}: %{customdata:.4g}<extra></extra>",
         meta=_meta(thinned[0][0]),
     )
     figure = go.Figure(trace, layout=frame("samples", "", height=max(240, 110 + 15 * len(thinned))))
-    figure.update_xaxes(tickformat="~s")
+    figure.update_xaxes(tickformat="~s", hoverformat=".4s")
     figure.update_yaxes(type="category", nticks=len(thinned))
     return Plot(title, f"{title}: " + "; ".join(_in_words(line) for line, _ in thinned), figure)
 

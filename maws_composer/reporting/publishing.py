@@ -30,7 +30,7 @@ _LOWEST_PRIORITY = 19
 class ReportAtCheckpoints(Callback):
     """Has the report written at each checkpoint, by a process of its own on rank 0: training does not wait for it.
 
-    The checkpoint after the next takes it to object storage.
+    To object storage it goes with the checkpoints that are uploaded.
 
     Args:
         folder: of the run.

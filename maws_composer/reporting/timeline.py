@@ -15,6 +15,7 @@ from maws_composer.reporting.plots import COLORS, GRAY, Plot, frame
 from maws_composer.reporting.run_data import RunData
 
 _KINDS = {"training": (COLORS[0], ""), "getting started": (GRAY, ""), "lost: done again": (COLORS[1], "/")}
+_FEW = 6  # processes, below which plotly would mark halves
 
 
 class Stretch(NamedTuple):
@@ -54,7 +55,8 @@ def timeline(run: RunData) -> Plot | None:
     has_clock = None not in clocks.values()
     figure = go.Figure(layout=frame("UTC" if has_clock else "hours that there were processes", "processes", height=240))
     figure.update_layout(barmode="overlay")
-    figure.update_yaxes(rangemode="tozero")
+    most = max(stretch.start.world_size for stretch in stretches)
+    figure.update_yaxes(rangemode="tozero", dtick=1 if most < _FEW else None)
     for kind, (color, pattern) in _KINDS.items():
         chosen = [stretch for stretch in stretches if stretch.kind == kind]
         if chosen:

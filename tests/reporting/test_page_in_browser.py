@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_the_keyboard_reaches_every_section(tab: Tab, pages: dict[str, Path]) ->
     assert links == tab.evaluate("[...document.querySelectorAll('main section[id]')].map((section) => section.id)")
     _tab_to(tab, "document.activeElement.hash === '#loss-and-evaluations'")
     assert tab.evaluate("[...document.querySelectorAll('img, [role=img]')].every((each) => each.alt || each.ariaLabel)")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_hovering_shows_values(tab: Tab, pages: dict[str, Path], dark: bool) -> None:
+    tab.open(pages["one"], dark=dark)
+    box = "document.querySelector('.chart .nsewdrag').getBoundingClientRect()"
+    middle = tab.evaluate(f"(({{x, y, width, height}}) => ({{x: x + width / 2, y: y + height / 2}}))({box})")
+    tab.call("Input.dispatchMouseEvent", type="mouseMoved", **middle)
+    tab.wait_for("document.querySelector('.hoverlayer .legendtext')")
+    texts = tab.evaluate("[...document.querySelectorAll('.hoverlayer text')].map((text) => text.textContent)")
+    assert any(re.fullmatch(r"training : 0\.4[89]\d*", text) for text in texts), texts
+    colors = [f"getComputedStyle(document.querySelector('.hoverlayer {name}')).fill" for name in ("text", ".bg")]
+    assert _contrast(*map(tab.evaluate, colors)) >= 4.5
 
 
 def test_a_run_can_be_hidden_in_all_plots(tab: Tab, pages: dict[str, Path]) -> None:
