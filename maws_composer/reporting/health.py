@@ -63,6 +63,8 @@ def _state(run: RunData, now: datetime) -> Finding | None:
             return Finding("bad", what, f"failed: {status.get('reason')}; {spent}")
         case "preempted":
             return Finding("look", what, f"preempted: the same command goes on with the run; {spent}")
+        case "running" if run.length is not None and run.curves.samples >= run.length:  # the report is the last to do
+            return Finding("good", what, f"trained on all samples; {spent}")
         case "running":
             silence = (now - _time(status.get("time"), now)).total_seconds()
             if silence < _SILENCE:

@@ -69,6 +69,12 @@ def test_how_a_run_ended_is_said(judged: Judge, state: str, silence: float, mark
     assert says in found["state"].says
 
 
+def test_the_page_that_a_run_writes_last_does_not_call_it_running(judged: Judge) -> None:
+    assert (
+        judged(lambda batch: {"samples": 4 * batch})["state"].says == "trained on all samples; 12.50 GPU-hours so far"
+    )
+
+
 @pytest.mark.parametrize(
     ("what", "change", "mark", "says"),
     [
