@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from maws_composer.reporting.comparison import write_comparison
+from maws_composer.reporting.plots import COLORS
 from maws_composer.reporting.report import write_report
 from tests.reporting.browser import Tab, chromium, headless
 from tests.reporting.synthetic import FLOPS, GLOBAL_BATCH, add_pictures, eventful_run
@@ -69,6 +70,9 @@ def test_text_can_be_read_in_light_and_dark(tab: Tab, pages: dict[str, Path]) ->
         ):  # fmt: skip
             color = tab.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{style}")
             assert _contrast(color, ground) >= least, (selector, color, ground)
+        for color in COLORS:
+            channels = ", ".join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))
+            assert _contrast(f"rgb({channels})", paper) >= 3, (color, paper)
 
 
 def test_the_keyboard_switches_to_flops_and_back(tab: Tab, pages: dict[str, Path]) -> None:

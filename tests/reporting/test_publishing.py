@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +41,13 @@ def test_a_report_is_written_at_a_checkpoint_by_a_process_that_nobody_waits_for(
         assert not list(folder.glob("*.tmp"))
     finally:
         callback.close(_at(7), None)
+
+
+def test_a_page_is_made_without_the_slow_imports_of_training() -> None:
+    check = (
+        "import sys, maws_composer.reporting.comparison; print({'torch', 'composer', 'matplotlib'} & {*sys.modules})"
+    )
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_reports_are_not_written_more_often_than_anybody_looks(tmp_path: Path) -> None:
