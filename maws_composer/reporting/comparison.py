@@ -49,7 +49,7 @@ def write_comparison(run_folders: Sequence[Path], evaluations: str | Path, out: 
             *(part for group in stages for part in _differences(group)),
             *dict.fromkeys(label_section(run.config) for run in runs),
             *(part for run in runs for part in picture_sections(run.folder, f"{run.name}: ")),
-            *(part for run in runs for part in evaluation_pictures(run.folder, evaluations)),
+            *(part for run in runs for part in evaluation_pictures(run.folder, evaluations, f"{run.name}: ")),
             section("Environment", table(environment_rows(runs))),
         ],
     )  # fmt: skip
