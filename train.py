@@ -37,9 +37,10 @@ from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, r
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.microbatch import agree_on_microbatch
 from maws_composer.planning.preflight import preflight
-from maws_composer.reporting.metrics_file import MetricsFile
-from maws_composer.reporting.pictures import PictureFiles
-from maws_composer.reporting.report import publish_report
+from maws_composer.reporting.environment import note_start
+from maws_composer.reporting.metrics_logger import MetricsFile
+from maws_composer.reporting.picture_logger import PictureFiles
+from maws_composer.reporting.publishing import ReportAtCheckpoints, publish_report
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.history import RunHistory
 from maws_composer.resilience.loss_spikes import LossSpikes
@@ -79,6 +80,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
             on_rank_zero(lambda: publish_report(folder, run.storage_patience))
             return
     on_rank_zero(lambda: keep_config(folder, loaded))
+    on_rank_zero(lambda: note_start(folder, run, history.numbers))
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
@@ -102,6 +104,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
             preemption,
             *build_all("callback", run.callbacks, run),
             checkpoints,
+            ReportAtCheckpoints(folder, checkpoints),
         ],
         loggers=[MetricsFile(folder.local), PictureFiles(folder.local), *build_all("logger", run.loggers, run)],
         max_duration=Time(samples(run.max_duration), "sp"),

@@ -61,8 +61,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]
     from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, torch_device
     from maws_composer.parallel.shard import already_sharded, shard
     from maws_composer.registry import lookup
-    from maws_composer.reporting.metrics_file import MetricsFile
-    from maws_composer.reporting.pictures import PictureFiles
+    from maws_composer.reporting.metrics_logger import MetricsFile
+    from maws_composer.reporting.picture_logger import PictureFiles
     from maws_composer.resilience.loss_spikes import LossSpikes
     from maws_composer.stages.build import build_stage
 

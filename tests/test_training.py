@@ -54,7 +54,8 @@ def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
     assert len(evaluated) == 2 and evaluated[1] < evaluated[0]
     assert (two.folder / "pictures" / "reconstructions-ba50.png").exists()
     assert tensorboard_steps(two.folder, "loss/train/total") == list(range(1, 51))
-    assert "data:image/png" in (two.folder / "report.html").read_text()
+    report = (two.folder / "report.html").read_text()
+    assert "data:image/png" in report and "trained on all samples" in report
 
 
 def test_killed_and_started_again_gives_the_same_bits(whole: Finished, runs: Runs) -> None:

@@ -4,6 +4,7 @@
         run_id                  one line, made by the first start
         config.yaml             what the run resolved to
         metrics.jsonl           one object per step
+        starts.jsonl            one per start: when, on what, with which versions
         checkpoints/ep0-ba100/  shards, .metadata, config.yaml, and complete.json, written last
         pictures/  report.html
 

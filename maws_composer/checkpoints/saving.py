@@ -27,7 +27,7 @@ from maws_composer.parallel.agree import cpu_group
 log = logging.getLogger(__name__)
 
 # Small files of the run's folder that go to object storage with every checkpoint.
-TRAVELLERS = ("config.yaml", "metrics.jsonl")
+TRAVELLERS = ("config.yaml", "metrics.jsonl", "starts.jsonl", "report.html")
 
 # Which locked encoder a checkpoint belongs to, if it has none itself.
 ENCODER_FILE = "encoder.json"

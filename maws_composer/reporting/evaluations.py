@@ -25,13 +25,21 @@ def evaluated(run_folder: Path, evaluations: str | Path) -> dict[str, Any]:
     return figures
 
 
-def evaluation_pictures(run_folder: Path, evaluations: str | Path) -> Iterator[str]:
-    """Sections with what evaluations drew, such as images and the texts that were found for them."""
+def evaluation_pictures(run_folder: Path, evaluations: str | Path, prefix: str = "") -> Iterator[str]:
+    """Sections with what evaluations drew, such as images and the texts that were found for them.
+
+    Args:
+        run_folder, evaluations: see `evaluated`.
+        prefix: of the headlines, where the page is about several runs.
+    """
     for path, _ in _results(run_folder, evaluations):
         for picture in sorted(path.parent.glob("*.png")):
             if picture.name != _BARS:
                 name = picture.stem.replace("_", " ")
-                yield section(name[:1].upper() + name[1:], captioned(picture.read_bytes(), f"{name}, {path.parent}"))
+                heading = prefix + name
+                yield section(
+                    heading[:1].upper() + heading[1:], captioned(picture.read_bytes(), f"{name}, {path.parent}")
+                )
 
 
 def figure_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

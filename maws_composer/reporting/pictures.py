@@ -1,51 +1,16 @@
-"""Pictures that callbacks log, as files in the run folder: `pictures/<name>-ba<batch>.png`, each with a caption."""
+"""Pictures in a run's folder, and how they changed while it was trained."""
 
 from __future__ import annotations
 
+import io
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from composer.loggers import LoggerDestination
-from composer.utils import dist
-from jaxtyping import UInt8
 from PIL import Image
 
 FOLDER = "pictures"
-Pixels = np.ndarray | torch.Tensor
-
-
-class PictureFiles(LoggerDestination):
-    """Saves what is logged with `logger.log_images` on rank 0.
-
-    Args:
-        run_folder: pictures go to its folder `pictures`.
-    """
-
-    def __init__(self, run_folder: str | Path) -> None:
-        self._folder = Path(run_folder) / FOLDER
-
-    def log_images(
-        self,
-        images: Pixels | Sequence[Pixels],
-        name: str = "Images",
-        channels_last: bool = False,
-        step: int | None = None,
-        *unused: Any,  # what else Composer passes concerns W&B only
-        **unused_by_name: Any,
-    ) -> None:
-        if dist.get_global_rank() != 0:
-            return
-        batch = step or 0
-        listed = _listed(images)
-        for number, image in enumerate(listed, 1):
-            title = f"{name} {number}" if len(listed) > 1 else name
-            save_picture(self._folder, title, as_pixels(image, channels_last), f"{title}, after batch {batch:,}", batch)
+_LARGE = 150_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -57,52 +22,41 @@ class Picture:
         name: what it shows; there may be several from different batches.
         caption: a line of text.
         batch: after which it was made.
-        is_curve: drawn by the report itself.
     """
 
     path: Path
     name: str
     caption: str
     batch: int
-    is_curve: bool = False
 
 
-def save_picture(folder: Path, name: str, pixels: UInt8[np.ndarray, "h w 3"], caption: str, batch: int) -> Path:
-    """Write the PNG, and beside it a JSON file with its name, caption and batch."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-ba{batch}.png"
-    Image.fromarray(pixels).save(path)
-    path.with_suffix(".json").write_text(json.dumps({"name": name, "caption": caption, "batch": batch}))
-    return path
-
-
-def find_pictures(folder: Path) -> list[Picture]:
-    """The pictures in `folder`, of several with one name the one of the latest batch; by name.
+def find_pictures(folder: Path) -> dict[str, list[Picture]]:
+    """Name -> the pictures in `folder` that have it, in the order of their batches.
 
     The caption is in a JSON file beside the PNG, or in a text file, or it is the PNG's name.
     """
-    newest: dict[str, Picture] = {}
-    for path in sorted(folder.glob("*.png")):
-        picture = _describe(path)
-        if picture.name not in newest or newest[picture.name].batch <= picture.batch:
-            newest[picture.name] = picture
-    return [newest[name] for name in sorted(newest)]
+    found: dict[str, list[Picture]] = {}
+    for picture in sorted(map(_describe, folder.glob("*.png")), key=lambda picture: (picture.name, picture.batch)):
+        found.setdefault(picture.name, []).append(picture)
+    return found
 
 
-def as_pixels(image: Pixels, channels_last: bool) -> UInt8[np.ndarray, "h w 3"]:
-    """An image as logged, (3, h, w) or (h, w, 3), uint8 or float in 0 to 1, as uint8 (h, w, 3)."""
-    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if not channels_last:
-        array = np.moveaxis(array, 0, -1)
-    if array.dtype != np.uint8:
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    return np.ascontiguousarray(array)
+def spread(pictures: list[Picture], most: int) -> list[Picture]:
+    """At most `most` of them, the first and the last included, evenly spread between."""
+    if len(pictures) <= most:
+        return pictures
+    return [pictures[number * (len(pictures) - 1) // (most - 1)] for number in range(most)]
 
 
-def _listed(images: Pixels | Sequence[Pixels]) -> list[Pixels]:
-    if isinstance(images, (np.ndarray, torch.Tensor)):
-        return [images] if images.ndim == 3 else list(images)
-    return list(images)
+def embedded(picture: Picture) -> tuple[bytes, str, str]:
+    """The picture as a page has it, its caption, and its format: a large one as WebP, a tenth of the PNG."""
+    data = picture.path.read_bytes()
+    if len(data) <= _LARGE:
+        return data, picture.caption, "png"
+    webp = io.BytesIO()
+    with Image.open(picture.path) as image:
+        image.save(webp, "WEBP", quality=85)
+    return webp.getvalue(), picture.caption, "webp"
 
 
 def _describe(path: Path) -> Picture:
@@ -110,8 +64,6 @@ def _describe(path: Path) -> Picture:
     if about.exists():
         content = json.loads(about.read_text())
         name = content.get("name", path.stem)
-        return Picture(
-            path, name, content.get("caption", name), int(content.get("batch", 0)), bool(content.get("curve"))
-        )
+        return Picture(path, name, content.get("caption", name), int(content.get("batch", 0)))
     caption = text.read_text().strip() if text.exists() else path.stem.replace("-", " ").replace("_", " ")
     return Picture(path, path.stem, caption, 0)

@@ -1,38 +1,56 @@
-"""`report.html`: one page about a run, in one file, that needs no network."""
+"""`report.html`: one page about a run, in one file, that needs no network and is read in a minute."""
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterable, Mapping
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from maws_composer.checkpoints.run_folder import RunFolder, send
-from maws_composer.outages import insist
-from maws_composer.reporting.curves import draw_curves, evaluation_keys, readable, series
 from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
-from maws_composer.reporting.metrics_file import FILE, Steps, read_metrics
-from maws_composer.reporting.page import captioned, folded, image, section, table, write_page
-from maws_composer.reporting.pictures import FOLDER, Picture, find_pictures
-from maws_composer.resilience.progress import limited_wait
+from maws_composer.reporting.health import Finding, judge, verdict
+from maws_composer.reporting.page import (
+    captioned,
+    folded,
+    plots,
+    section,
+    switches,
+    table,
+    through_time,
+    verbatim,
+    write_page,
+)
+from maws_composer.reporting.pictures import FOLDER, find_pictures, spread
+from maws_composer.reporting.plots import Flops
+from maws_composer.reporting.run_data import RunData, read_run
+from maws_composer.reporting.run_plots import (
+    evaluation_plots,
+    learning_rate_plot,
+    loss_plot,
+    memory_plot,
+    norm_plots,
+    other_plots,
+    speed_plots,
+)
+from maws_composer.reporting.timeline import start_rows, timeline
 
 REPORT = "report.html"
 LABEL_PLOT = "labels.png"  # beside the shards that streaming_conversion has labelled
-_CURVES = {"loss": "Loss", "learning_rate": "Learning rate"}  # file in pictures/ -> heading
-_FACTS = {
-    "stage": "stage", "model.size": "size", "model.image_size": "image size", "precision": "precision",
-    "global_train_batch_size": "global batch", "max_duration": "length", "seed": "seed",
+_PICTURES = 12  # of one thing at most: a page has to be carried
+_SETTINGS = {
+    "stage": "stage", "model.size": "model", "model.image_size": "image size", "precision": "precision",
+    "global_train_batch_size": "global batch", "seed": "seed",
 }  # fmt: skip
 
 
 def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations") -> Path:
-    """Write `report.html` into a local run folder, and its curves into `pictures/`.
+    """Write `report.html` into a local run folder.
 
-    It is made of what is there: `metrics.jsonl`, `config.yaml`, `figures*.json` ({"title", "rows": [{column: value}],
-    and if need be "note"}, or a list of these) and `pictures/*.png`; and of `labels.png` beside local training data.
+    It is made of what is there: `metrics.jsonl`, `config.yaml`, `status.json`, `starts.jsonl`, `figures*.json`
+    ({"title", "rows": [{column: value}], and if need be "note"}, or a list of these) and `pictures/*.png`; and of
+    `labels.png` beside local training data.
 
     Args:
         run_folder: of the run.
@@ -42,45 +60,60 @@ def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations"
         The path of the report.
     """
     folder = Path(run_folder)
-    steps = read_metrics(folder) if (folder / FILE).exists() else []
-    text = (folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else ""
-    config = yaml.safe_load(text) or {}
-    title = str(config.get("run_name") or folder.name)
-    path = folder / REPORT
+    run, now = read_run(folder), datetime.now(timezone.utc)
+    flops = Flops(run.flops_per_sample) if run.flops_per_sample else None
+    findings = judge(run, now)
+    configuration = folder / "config.yaml"
     write_page(
-        path,
-        title,
+        folder / REPORT,
+        run.name,
         [
-            section("The run", _facts(config, steps)),
-            section("Starts", _starts(steps)),
-            *(_picture_section(picture) for picture in _other_pictures(folder)),
-            *_curve_sections(folder, steps),
+            f"<p>{html.escape(_in_a_line(run))} As of {now:%Y-%m-%d %H:%M} UTC.</p>",
+            health_card(findings),
+            switches(flops is not None) if len(run.curves) else "",
+            section("Loss and evaluations", plots(loss_plot(run, flops), *evaluation_plots(run, flops))),
+            section("Interruptions", plots(timeline(run)), _start_table(run)),
+            *picture_sections(folder),
             *(_figures_section(figures) for figures in _figures(folder)),
-            section("Evaluations", table(figure_rows({title: evaluated(folder, evaluations)}))),
+            section("Evaluations of the encoder", table(figure_rows({run.name: evaluated(folder, evaluations)}))),
             *evaluation_pictures(folder, evaluations),
-            label_section(config),
-            folded("Configuration", text),
+            section("Speed", plots(*speed_plots(run, flops), memory_plot(run, flops))),
+            section("Optimization", plots(learning_rate_plot(run, flops), *norm_plots(run, flops))),
+            section("Other figures", folded("Show them", plots(*other_plots(run, flops)), is_open=True)),
+            label_section(run.config),
+            section("Environment", table(environment_rows([run]))),
+            section(
+                "Configuration",
+                folded("All of it", verbatim(configuration.read_text() if configuration.exists() else "")),
+            ),
         ],
     )
-    return path
+    return folder / REPORT
 
 
-def publish_report(folder: RunFolder, patience: float) -> None:
-    """Write the report, and copy it and what it was made of to where the run lives.
+def health_card(findings: Sequence[Finding]) -> str:
+    """The findings, and above them what follows from all."""
+    whole = verdict(findings)
+    lines = "\n".join(
+        f'<dt>{html.escape(what)}</dt><dd class="{mark}"><span class="mark"></span>{html.escape(says)}</dd>'
+        for mark, what, says in findings
+    )
+    says = f": {html.escape(whole.says)}" if whole.says else ""
+    head = f'<p><strong class="mark">{whole.what}</strong>{says}</p>'
+    return f'<section class="health {whole.mark}" aria-label="health">{head}\n<dl>{lines}</dl></section>'
 
-    Args:
-        folder: of the run.
-        patience: seconds that object storage may be away.
-    """
-    write_report(folder.local)
-    pictures = [f"{FOLDER}/{path.name}" for path in sorted((folder.local / FOLDER).glob("*"))]
-    with limited_wait("sending the report"):
-        insist(lambda: send(folder, REPORT, FILE, *pictures), REPORT, patience)
+
+def picture_sections(folder: Path, prefix: str = "") -> Iterable[str]:
+    """A section for each thing that there are pictures of in a run's folder, from the first to the newest."""
+    for name, pictures in find_pictures(folder / FOLDER).items():
+        heading = prefix + name.replace("-", " ").replace("_", " ")
+        yield section(heading[:1].upper() + heading[1:], through_time(spread(pictures, _PICTURES)))
 
 
 def label_section(config: Mapping[str, Any]) -> str:
     """How frequent the classes of the run's images are, if that was drawn beside them."""
-    local = _lookup(config, "data.train.local")
+    data = config.get("data") or {}
+    local = (data.get("train") or {}).get("local")
     path = Path(str(local)) / LABEL_PLOT
     if not local or not path.exists():
         return ""
@@ -90,99 +123,36 @@ def label_section(config: Mapping[str, Any]) -> str:
     return section("Labels", captioned(path.read_bytes(), caption))
 
 
-def _facts(config: Mapping[str, Any], steps: Steps) -> str:
-    facts: dict[str, Any] = {name: _lookup(config, key) for key, name in _FACTS.items()}
-    if steps:
-        last = steps[-1]
-        facts["done"] = f"{last['samples']:,} samples in {last['batch']:,} batches"
-        facts["time on training"] = _duration(last.get("seconds"))
-        facts["GPU-hours, all in all"] = _hours(last.get("run/gpu_hours"))
-        facts["processes"] = _world_sizes(steps)
-        facts |= {readable(key): _first_and_last(steps, key) for key in ("loss", *evaluation_keys(steps))}
-    return table([{"": name, " ": str(value)} for name, value in facts.items() if value not in (None, "")], head=False)
+def environment_rows(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """What each run's newest start ran on, a line for each fact; of what is in the configuration, the gist."""
+    facts: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        newest = dict(list(run.starts.values())[-1]) if run.starts else {}
+        for key in ("start", "wall_hours"):
+            newest.pop(key, None)
+        gist = {name: value for key, name in _SETTINGS.items() if (value := run.setting(key)) is not None}
+        length = {"length": run.config["max_duration"]} if "max_duration" in run.config else {}
+        renamed = {"training_flops": "FLOPs per sample", "world_size": "processes", "time": "newest start (UTC)"}
+        facts[run.name] = {**gist, **length, **{renamed.get(key, key): value for key, value in newest.items()}}
+    return [{name: str(value) for name, value in row.items()} for row in figure_rows(facts)]
 
 
-def _lookup(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+def _in_a_line(run: RunData) -> str:
+    """`mae of vit_b at 224 px, fp32, on NVIDIA H100.`"""
+    newest = list(run.starts.values())[-1] if run.starts else {}
+    size, pixels = run.setting("model.size"), run.setting("model.image_size")
+    parts = [
+        f"Stage {run.stage}" if run.stage else "",
+        f"model {size}" + (f" at {pixels} px" if pixels else "") if size else "",
+        str(run.config.get("precision") or ""),
+        f"on {newest['device']}" if "device" in newest else "",
+    ]
+    return ", ".join(part for part in parts if part) + "." if any(parts) else ""
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _hours(hours: float | None) -> str:
-    return "" if hours is None else f"{hours:,.2f}"
-
-
-def _starts(steps: Steps) -> str:
-    """A line for each start of an interrupted run; those whose steps were all done again have left none."""
-    rows, lost = [], 0
-    known = [step for step in steps if "run/start" in step]
-    for start, group in groupby(known, key=lambda step: step["run/start"]):
-        done = list(group)
-        first, last = done[0], done[-1]
-        before, lost = lost, first.get("run/lost_steps", lost)
-        rows.append(
-            {
-                "start": start,
-                "processes": first["world_size"],
-                "batches": f"{first['batch']:,} to {last['batch']:,}",
-                "to the first step": _duration(first.get("run/seconds_to_first_step")),
-                "steps lost before": lost - before,
-            }
-        )
-    return table(rows) if len(rows) > 1 else ""
-
-
-def _world_sizes(steps: Steps) -> str:
-    """`2 (batches 1 to 17), 1 (batches 18 to 40)`."""
-    known = [step for step in steps if "world_size" in step]
-    spans = [(size, list(run)) for size, run in groupby(known, key=lambda step: step["world_size"])]
-    if len(spans) == 1:
-        return str(spans[0][0])
-    return ", ".join(f"{size} (batches {run[0]['batch']:,} to {run[-1]['batch']:,})" for size, run in spans)
-
-
-def _first_and_last(steps: Steps, key: str) -> str:
-    _, values = series(steps, key)
-    return f"{values[0]:.4g} → {values[-1]:.4g}" if len(values) > 1 else "".join(f"{value:.4g}" for value in values)
-
-
-def _curve_sections(folder: Path, steps: Steps) -> Iterable[str]:
-    evaluations = {key: series(steps, key) for key in evaluation_keys(steps)}
-    losses = {readable(key): curve for key, curve in evaluations.items() if "loss" in key.lower()}
-    training = {"training": series(steps, "loss")}
-    plots = {"loss": ({**training, **losses}, ["training"], "loss")}
-    for key in [key for step in steps[:1] for key in step if key.startswith(("lr/", "lr-"))][:1]:
-        plots["learning_rate"] = ({"learning rate": series(steps, key)}, [], "learning rate")
-    for key, curve in evaluations.items():
-        if readable(key) not in losses:
-            plots[key.replace("/", "-")] = ({readable(key): curve}, [], readable(key))
-    for name, (curves, noisy, label) in plots.items():
-        if not any(len(samples) for samples, _ in curves.values()):
-            continue
-        path = folder / FOLDER / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(png := draw_curves(curves, noisy, label))
-        path.with_suffix(".json").write_text(json.dumps({"name": name, "curve": True}))
-        yield section(_CURVES.get(name, label), image(png, f"{label} against samples"))
-
-
-def _other_pictures(folder: Path) -> list[Picture]:
-    """Pictures that are no curves of ours."""
-    return [picture for picture in find_pictures(folder / FOLDER) if not picture.is_curve]
-
-
-def _picture_section(picture: Picture) -> str:
-    heading = picture.name.replace("-", " ").replace("_", " ")
-    return section(heading[:1].upper() + heading[1:], captioned(picture.path.read_bytes(), picture.caption))
+def _start_table(run: RunData) -> str:
+    rows = start_rows(run)
+    return folded(f"All {len(rows)} starts", table(rows), is_open=len(rows) <= 12) if len(rows) > 1 else ""
 
 
 def _figures(folder: Path) -> Iterable[Mapping[str, Any]]:

@@ -32,8 +32,9 @@ from maws_composer.parallel.agree import cpu_group
 from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.precision import torch_device
 from maws_composer.parallel.shard import already_sharded, shard
-from maws_composer.reporting.metrics_file import MetricsFile, read_metrics
-from maws_composer.reporting.pictures import PictureFiles
+from maws_composer.reporting.metrics_file import read_metrics
+from maws_composer.reporting.metrics_logger import MetricsFile
+from maws_composer.reporting.picture_logger import PictureFiles
 from maws_composer.resilience.preemption import Preemption
 from maws_composer.stages.build import build_stage
 from tests.golden_steps import BATCH, SIZE, batches

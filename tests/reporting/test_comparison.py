@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from maws_composer.cli import main
+from maws_composer.reporting.comparison import write_comparison
 from tests.reporting.test_report import Page
 
 
@@ -50,10 +51,30 @@ def test_runs_stand_beside_each_other(runs: list[Path], tmp_path: Path, monkeypa
     for figure in ("0.125", "0.375", "0.625", "0.8125", "0.4375", "mean patch token", "3,840", "initialize_from"):
         assert figure in page.text
     assert "0.9999" not in page.text
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    curves = ["mae loss", "mae precision", "wsp loss", "wsp precision"]
-    assert len(page.images) == len(curves) + 2, "one plot for both runs of a stage, and one of the labels they share"
-    assert (tmp_path / "evaluations/b/retrieval.png").read_bytes() in page.images
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    pictures = [tmp_path / "labels.png", tmp_path / "evaluations/b/retrieval.png"]
+    assert page.images == [picture.read_bytes() for picture in pictures], "once, of the labels that they share"
+
+
+def test_curves_of_one_stage_are_drawn_over_each_other(runs: list[Path], tmp_path: Path) -> None:
+    plots = Page(write_comparison(runs, tmp_path / "nothing", tmp_path / "three.html")).plots
+    names = {title: {trace["name"] for trace in traces if "name" in trace} for title, traces in plots.items()}
+    assert names["Eval mae precision"] == {"mae"}
+    assert names["Eval wsp precision"] == names["Training loss"] == {"scratch", "after"}
+    precisions = {trace["name"]: trace["y"] for trace in plots["Eval wsp precision"]}
+    assert precisions["after"] == pytest.approx([0.625 * batch / 60 for batch in (20, 40, 60)], rel=1e-5)
+
+
+def test_flops_of_a_run_include_those_of_the_run_it_began_with(runs: list[Path], tmp_path: Path) -> None:
+    for folder, flops in zip(runs, (5e9, 8e9, 8e9), strict=True):
+        (folder / "starts.jsonl").write_text(json.dumps({"start": 1, "training_flops": flops}) + "\n")
+    plots = Page(write_comparison(runs, tmp_path / "nothing", tmp_path / "three.html")).plots
+    flops = {trace["name"]: trace["meta"]["flops"] for trace in plots["Eval wsp precision"]}
+    samples = 64 * 60
+    assert flops == {
+        "scratch": {"before": 0, "per_sample": 8e9},
+        "after": {"before": 5e9 * samples, "per_sample": 8e9},
+    }
 
 
 def test_the_page_of_one_run_has_its_evaluations_and_labels(

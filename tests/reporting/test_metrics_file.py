@@ -16,7 +16,8 @@ from composer.models import ComposerModel
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
 
-from maws_composer.reporting.metrics_file import MetricsFile, read_metrics
+from maws_composer.reporting.metrics_file import read_metrics
+from maws_composer.reporting.metrics_logger import MetricsFile
 
 
 class Line(ComposerModel):

@@ -8,12 +8,14 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from maws_composer.reporting.pictures import PictureFiles, find_pictures
+from maws_composer.reporting.picture_logger import PictureFiles
+from maws_composer.reporting.pictures import find_pictures, spread
 from maws_composer.reporting.reconstructions import draw_reconstructions
 from maws_composer.reporting.report import write_report
 
@@ -45,24 +47,35 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """Every address a browser would follow, and the text."""
+    """Every address a browser would follow, the text, and what the plots show: title -> plotly's traces."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.addresses: list[str] = []
         self.text = ""
+        self.plots: dict[str, list[dict[str, Any]]] = {}
+        self._inside, self._title = "", ""
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("link", "iframe")
+        self._inside = "plot" if ("type", "application/json") in attributes else tag
         self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "srcset")]
 
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self._inside == "plot":
+            self.plots[self._title] = json.loads(data)["data"]
+        elif self._inside not in ("script", "style"):
+            self.text += data
+            self._title = data if self._inside == "h3" else self._title
 
     @property
     def images(self) -> list[bytes]:
-        return [base64.b64decode(address.split(",", 1)[1]) for address in self.addresses]
+        data = "data:image/png;base64,"
+        return [base64.b64decode(address.removeprefix(data)) for address in self.addresses if address.startswith(data)]
 
 
 def test_a_report_is_one_file_without_addresses_outside_it(run_folder: Path) -> None:
@@ -73,23 +86,20 @@ def test_a_report_is_one_file_without_addresses_outside_it(run_folder: Path) -> 
     path = write_report(run_folder)
     assert path == run_folder / "report.html"
     page = Page(path)
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert not re.search(r"https?://|url\(|@import", path.read_text())
-    names = ["reconstructions-ba120", "loss", "learning_rate", "metrics-eval-precision"]
-    assert page.images == [(run_folder / f"pictures/{name}.png").read_bytes() for name in names]
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(page.images[0]))), pixels)
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert page.images == [(run_folder / f"pictures/reconstructions-ba{batch}.png").read_bytes() for batch in (60, 120)]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(page.images[1]))), pixels)
 
 
 def test_a_report_tells_the_facts(run_folder: Path) -> None:
     text = Page(write_report(run_folder)).text
     assert "tiny & <small>" in text  # escaped in the file, or it would be a tag
     for fact in (
-        "30,720 samples in 120 batches",
-        "2 (batches 1 to 99), 1 (batches 100 to 120)",
-        "4 min 0 s",
-        "1 → 0.008333",
+        "30,720 samples in 120 steps",
+        "on 2, then 1 processes",
+        "7 steps had to be done again (5.8 %)",
         "eval loss",
-        "0.05 → 0.01667",
+        "0.01667 after 30,720 samples",
         "Ridge probe",
         "0.806",
         "s3://bucket/images",
@@ -97,39 +107,74 @@ def test_a_report_tells_the_facts(run_folder: Path) -> None:
         assert fact in text
 
 
+def test_plots_show_what_was_logged(run_folder: Path) -> None:
+    plots = Page(write_report(run_folder)).plots
+    assert list(plots) == [
+        "Loss", "Eval precision", "When it was trained, on how many processes", "Throughput of all processes",
+        "Learning rate",
+    ]  # fmt: skip
+    by_name = {trace["name"]: trace for trace in plots["Loss"] if "name" in trace}
+    assert by_name["eval loss"]["x"] == [256 * batch for batch in (40, 80, 120)]
+    assert by_name["eval loss"]["y"] == pytest.approx([2 / 40, 2 / 80, 2 / 120], rel=1e-5)
+    assert by_name["started again"]["text"] == ["start 3, on 1 process, from batch 100"]
+    assert by_name["training"]["y"][0] == pytest.approx(1)
+    speeds = plots["Throughput of all processes"][0]["y"]
+    assert speeds == pytest.approx([128.0] * len(speeds)), "256 samples in 2 seconds"
+
+
 def test_a_report_lists_the_starts_of_an_interrupted_run(run_folder: Path) -> None:
     page = write_report(run_folder).read_text()
-    rows = re.findall("<tr>(.*?)</tr>", page[page.index("<h2>Starts</h2>") : page.index("<h2>Loss</h2>")])
+    table = page[page.index("All 2 starts") :]
+    rows = re.findall("<tr>(.*?)</tr>", table[: table.index("</table>")])
     cells = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in rows]
     assert cells == [
-        ["start", "processes", "batches", "to the first step", "steps lost before"],
-        ["1", "2", "1 to 99", "1 min 1 s", "0"],
-        ["3", "1", "100 to 120", "1 min 1 s", "7"],  # the second left no step
+        ["start", "processes", "batches", "to the first step", "training", "steps lost before"],
+        ["1", "2", "1 to 99", "1 min 1 s", "0 min 0 s", "0"],
+        ["3", "1", "100 to 120", "1 min 1 s", "0 min 0 s", "7"],  # the second left no step
     ]
 
 
 def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
-    assert Page(write_report(tmp_path)).images == []
+    page = Page(write_report(tmp_path))
+    assert page.images == [] and page.plots == {} and "No steps yet" in page.text
 
 
-def test_curves_are_not_blank(run_folder: Path) -> None:
-    write_report(run_folder)
-    for name in ("loss", "learning_rate"):
-        pixels = np.asarray(Image.open(run_folder / f"pictures/{name}.png"))
-        assert pixels.shape[2] == 4 and 0.005 < (pixels[..., 3] > 0).mean() < 0.5
+def test_what_a_run_is_called_cannot_run(tmp_path: Path) -> None:
+    attack = "</script><script>alert(1)</script>"
+    (tmp_path / "config.yaml").write_text(json.dumps({"run_name": attack, "stage": attack}))
+    step = {"batch": 1, "samples": 8, "loss": 1.0, attack: 2.0, f"norm/gradient/{attack}": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    Image.new("RGB", (4, 4)).save(tmp_path / "by_hand.png")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "by_hand.png").rename(tmp_path / "pictures/by_hand.png")
+    (tmp_path / "pictures/by_hand.txt").write_text(f'"><img src=x onerror=alert(1)>{attack}')
+    page = write_report(tmp_path).read_text()
+    assert "<script>alert" not in page and "<img src=x" not in page
+    assert len(re.findall("<script>", page)) == 2 and attack in Page(tmp_path / "report.html").text
 
 
-def test_pictures_have_captions_and_the_newest_counts(tmp_path: Path) -> None:
+def test_pictures_have_captions_and_are_in_the_order_of_their_batches(tmp_path: Path) -> None:
+    pictures = PictureFiles(tmp_path)
     batch = np.zeros((2, 3, 8, 8), np.float32)
-    PictureFiles(tmp_path).log_images(batch, "maps/of heat", step=3)
+    for step in (3, 20, 100):
+        pictures.log_images(batch, "maps/of heat", step=step)
     Image.new("RGB", (4, 4)).save(tmp_path / "pictures/by_hand.png")
     (tmp_path / "pictures/by_hand.txt").write_text("Drawn by hand.\n")
-    found = {picture.path.name: picture.caption for picture in find_pictures(tmp_path / "pictures")}
-    assert found == {
-        "by_hand.png": "Drawn by hand.",
-        "maps-of-heat-1-ba3.png": "maps/of heat 1, after batch 3",
-        "maps-of-heat-2-ba3.png": "maps/of heat 2, after batch 3",
-    }
+    found = find_pictures(tmp_path / "pictures")
+    assert list(found) == ["by_hand", "maps/of heat 1", "maps/of heat 2"]
+    assert [picture.caption for picture in found["by_hand"]] == ["Drawn by hand."]
+    assert [picture.batch for picture in found["maps/of heat 2"]] == [3, 20, 100]
+    assert found["maps/of heat 2"][0].caption == "maps/of heat 2, after batch 3"
+    assert [picture.batch for picture in spread(found["maps/of heat 2"], 2)] == [3, 100]
+
+
+def test_a_large_picture_is_carried_as_a_smaller_file(run_folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    PictureFiles(run_folder).log_images(pixels, "noise", channels_last=True, step=1)
+    [address] = [each for each in Page(write_report(run_folder)).addresses if each.startswith("data:")]
+    kind, data = address.split(";base64,")
+    assert kind == "data:image/webp" and len(data) < (run_folder / "pictures/noise-ba1.png").stat().st_size
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (300, 300)
 
 
 def test_reconstructions_show_all_pixels_of_every_image_in_its_place() -> None:
