@@ -31,7 +31,7 @@ from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import build_all, load_with_ours
 from maws_composer.data.loader import build_eval_loader, build_train_loader
-from maws_composer.optim.adamw import build_optimizer
+from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group, on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
@@ -84,7 +84,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     begin(stage, run, folder, resume_from)
-    optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+    optimizer = build_optimizer(stage, run)
     checkpoints, spikes = ShardedCheckpoints(folder, run, group), LossSpikes(run, folder)
     trainer = Trainer(
         model=stage,
@@ -92,6 +92,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         eval_dataloader=build_eval_loader(run, stage.columns),
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
+        algorithms=build_all("algorithm", run.algorithms, run),
         step_schedulers_every_batch=True,
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),

@@ -6,8 +6,10 @@
 
         def __init__(self, every: Interval = "50ba") -> None: ...
 
-A plugin's typed signature is its schema: what the YAML may say, and what it must. A keyword-only parameter named `run`
-is no part of it: it receives the whole `Run`. Objects are made by `maws_composer.config.plugins`.
+A plugin's typed signature is its schema: what the YAML may say, and what it must. Two sorts of parameters are no part
+of it: a keyword-only one named `run`, which receives the whole `Run`; and positional-only ones, which are handed over
+where the plugin is used, such as the parameter groups of an optimizer. Objects are made by
+`maws_composer.config.plugins`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,16 @@ from maws_composer.config.problems import ConfigError, Problem
 
 Plugin = TypeVar("Plugin")
 
-KINDS = ("stage", "callback", "logger", "evaluation", "size", "loss")
+KINDS = (
+    "stage", "callback", "logger", "algorithm", "optimizer", "schedule", "transform", "evaluation", "size", "loss",
+)  # fmt: skip
+_BASES = {  # what a class has to be derived from; by name, so that nothing is imported
+    "stage": "composer.models.base.ComposerModel",
+    "callback": "composer.core.callback.Callback",
+    "logger": "composer.loggers.logger_destination.LoggerDestination",
+    "algorithm": "composer.core.algorithm.Algorithm",
+    "optimizer": "torch.optim.optimizer.Optimizer",
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,34 @@ def register_logger(name: str) -> Callable[[Plugin], Plugin]:
     return register("logger", name)
 
 
+def register_algorithm(name: str) -> Callable[[Plugin], Plugin]:
+    """A Composer algorithm; its arguments are `algorithms.<name>`.
+
+    It runs on each rank, and may draw nothing at random but by `maws_composer.data.randomness`.
+    """
+    return register("algorithm", name)
+
+
+def register_optimizer(name: str) -> Callable[[Plugin], Plugin]:
+    """A torch optimizer; its arguments are the section `optimizer`, beside base_lr and weight_decay.
+
+    Handed over: the parameter groups, each a dict with `params` (DTensors), `lr`, `weight_decay` and `name`.
+    """
+    return register("optimizer", name)
+
+
+def register_schedule(name: str) -> Callable[[Plugin], Plugin]:
+    """A class whose objects are functions (sample, total) -> share of the peak learning rate; its arguments are the
+    section `schedule`. `sample` is the samples seen before a step, `total` those of the whole run."""
+    return register("schedule", name)
+
+
+def register_transform(name: str) -> Callable[[Plugin], Plugin]:
+    """A class whose objects are functions (image, generator) -> image: from a decoded PIL image to a square of the
+    model's size, with a numpy generator that is the sample's own; its arguments are `data.train.transform`."""
+    return register("transform", name)
+
+
 def register_evaluation(name: str) -> Callable[[Plugin], Plugin]:
     """A class whose objects turn features of training and test images into a `Result`; its arguments are
     `evaluations.<name>`."""
@@ -109,6 +148,14 @@ def lookup(kind: str, name: str) -> Entry:
     if (kind, name) not in _entries:
         raise ConfigError([Problem(kind, f"{unknown(kind, name)}; looked in {', '.join(searched())}")])
     return next(iter(_entries[kind, name].values()))
+
+
+def misfit(kind: str, what: type) -> str | None:
+    """Why a class cannot be a plugin of this kind, or cannot be what one has made."""
+    base = _BASES.get(kind)
+    if base is None or any(f"{each.__module__}.{each.__qualname__}" == base for each in what.__mro__):
+        return None
+    return f"{what.__name__} is not derived from {base}"
 
 
 def describe(kind: str, name: str) -> str:
@@ -258,7 +305,7 @@ def _load_installed(kind: str, name: str) -> None:
     entry_point = _installed[kind, name][0]
     try:
         builder = entry_point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"the package {_package(entry_point)} cannot be imported:\n{_last_lines(error)}"
         raise ConfigError([Problem(f"{kind} {name}", message)]) from error
     if (kind, name) not in _entries:

@@ -78,6 +78,17 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransformSettings:
+    """A transform; its arguments stand beside its name.
+
+    Args:
+        name: as it is registered.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainData(Source):
     """What is trained on, in which order, and how it is cropped. See `Source` for the rest.
 
@@ -92,6 +103,7 @@ class TrainData(Source):
         crop_ratio: smallest and largest width / height of a crop.
         flip: mirror every second crop.
         central_crop: nothing random: resize the shorter side and crop the middle, as embeddings are made.
+        transform: by name, with its arguments: in the place of the crop and the mirroring above. Null: these.
         max_bad_share: share of samples that cannot be used above which the run stops.
         max_left_out_share: share of an epoch that may be left out to make whole batches.
     """
@@ -106,6 +118,7 @@ class TrainData(Source):
     crop_ratio: Ratios = (0.75, 1.3333333)
     flip: bool = True
     central_crop: bool = False
+    transform: TransformSettings | None = None
     max_bad_share: Share = 0.01
     max_left_out_share: Share = 0.1
 

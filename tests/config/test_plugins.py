@@ -13,10 +13,11 @@ from maws_composer.config.problems import ConfigError
 from tests.config.samples import Decoder, InputWait, Stage
 
 MINE = """\
+from composer import Callback
 from maws_composer.registry import register_callback
 
 @register_callback("mine")
-class Mine:
+class Mine(Callback):
     '''Counts.'''
     def __init__(self, upto: int = 3) -> None:
         self.upto = upto
@@ -42,10 +43,11 @@ def test_callbacks_are_built_in_their_order(load, write):
 
 
 NEEDY = """\
+from composer import Callback
 from maws_composer.registry import register_callback
 
 @register_callback("needy")
-def needy() -> object:
+def needy() -> Callback:
     import a_package_that_nobody_has
 """
 
@@ -139,7 +141,11 @@ def test_a_signature_without_types_cannot_be_used(mistakes, write):
 @pytest.fixture
 def package(write, folder, monkeypatch):
     """An installed package that offers a callback."""
-    write("site/their_package.py", "class Theirs:\n    def __init__(self, often: bool = True) -> None: ...\n")
+    write(
+        "site/their_package.py",
+        "from composer import Callback\n"
+        "class Theirs(Callback):\n    def __init__(self, often: bool = True) -> None: ...\n",
+    )
     write("site/their_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
     write(
         "site/their_package-1.0.dist-info/entry_points.txt",
