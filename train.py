@@ -26,10 +26,11 @@ from composer.utils import dist
 from maws_composer.checkpoints.resume import Resume, is_finished, newest_checkpoint, require_same_results
 from maws_composer.checkpoints.run_folder import RunFolder, keep_config, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.config.build import build_all
 from maws_composer.config.command import check_and_work
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
-from maws_composer.config.plugins import build_all, load_with_ours
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule

@@ -16,8 +16,8 @@ from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from maws_composer.config.build import build
 from maws_composer.config.durations import Interval
-from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.captions import CaptionTokenizer

@@ -14,7 +14,6 @@ where the plugin is used, such as the parameter groups of an optimizer. Objects 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
@@ -27,18 +26,18 @@ from difflib import get_close_matches
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from maws_composer.config.check import describe_type, signature_of
 from maws_composer.config.problems import ConfigError, Problem
 
 Plugin = TypeVar("Plugin")
 
 KINDS = (
     "stage", "callback", "logger", "algorithm", "optimizer", "schedule", "transform", "evaluation", "size", "loss",
+    "reader", "importer", "exporter",
 )  # fmt: skip
 _BASES = {  # what a class has to be derived from; by name, so that nothing is imported
     "stage": "composer.models.base.ComposerModel",
@@ -62,6 +61,7 @@ class Entry:
 _entries: dict[tuple[str, str], dict[str, Entry]] = {}  # by origin: more than one is a clash
 _installed: dict[tuple[str, str], list[importlib.metadata.EntryPoint]] = {}
 _loaded: dict[str, None] = {}  # code paths, in order
+_refused: dict[tuple[str, str], str] = {}
 
 
 def register(kind: str, name: str) -> Callable[[Plugin], Plugin]:
@@ -137,14 +137,49 @@ def register_loss(name: str) -> Callable[[Plugin], Plugin]:
     return register("loss", name)
 
 
+def refuse(kind: str, name: str, reason: str) -> None:
+    """Say why a name that people know elsewhere is no plugin here; one may still be registered by that name."""
+    _refused[kind, name] = reason
+
+
+def refusals(kind: str) -> dict[str, str]:
+    """Name -> why it is refused."""
+    return {name: reason for (of, name), reason in _refused.items() if of == kind and name not in names(kind)}
+
+
+def register_reader(name: str) -> Callable[[Plugin], Plugin]:
+    """A function that finds the samples of a conversion and returns a `Source`, or one for each sub-folder of the
+    destination; its arguments are given by `python -m streaming_conversion NAME DST --set key=value`."""
+    return register("reader", name)
+
+
+def register_importer(name: str) -> Callable[[Plugin], Plugin]:
+    """A function that knows the names of somebody's weights; it is asked wherever weights are named.
+
+    Handed over: name -> shape of all tensors. Returns the recipes of our tensors out of theirs; None: not theirs.
+    """
+    return register("importer", name)
+
+
+def register_exporter(name: str) -> Callable[[Plugin], Plugin]:
+    """A function that writes weights; its arguments are given by `maws-composer export --to NAME --set key=value`.
+
+    Handed over: the address of the weights, for `weights.sources.open_model` and others; and the path to be written.
+    """
+    return register("exporter", name)
+
+
 def lookup(kind: str, name: str) -> Entry:
     """The plugin of that name.
 
     Raises:
-        ConfigError: if there is none, naming the nearest; or if the package that offers it cannot be imported.
+        ConfigError: if there is none, naming the nearest, or why it is refused; or if the package that offers it cannot
+            be imported.
     """
     if (kind, name) not in _entries and (kind, name) in _installed:
         _load_installed(kind, name)
+    if reason := refusals(kind).get(name):
+        raise ConfigError([Problem(f"{kind} {name}", f"the {kind} {name!r} is refused: {reason}")])
     if (kind, name) not in _entries:
         raise ConfigError([Problem(kind, f"{unknown(kind, name)}; looked in {', '.join(searched())}")])
     return next(iter(_entries[kind, name].values()))
@@ -156,23 +191,6 @@ def misfit(kind: str, what: type) -> str | None:
     if base is None or any(f"{each.__module__}.{each.__qualname__}" == base for each in what.__mro__):
         return None
     return f"{what.__name__} is not derived from {base}"
-
-
-def describe(kind: str, name: str) -> str:
-    """A plugin for a reader: its arguments with types and defaults, its docstring, where it is from.
-
-    Raises:
-        ConfigError: if there is none of that name.
-    """
-    entry = lookup(kind, name)
-    lines = [f"{kind} {name}  ({entry.origin})"]
-    if callable(entry.builder):
-        lines += ["", *_describe_arguments(signature_of(entry.builder))]
-        manual = inspect.getdoc(entry.builder)
-        lines += ["", *(f"  {line}".rstrip() for line in manual.splitlines())] if manual else []
-    else:
-        lines += ["", f"  {entry.builder}"]
-    return "\n".join(lines)
 
 
 def names(kind: str) -> list[str]:
@@ -231,13 +249,6 @@ def load_plugins(code_paths: Iterable[str | Path]) -> list[Problem]:
     for path in code_paths:
         problems += _load_code_path(path)
     return [*problems, *_clashes()]
-
-
-def _describe_arguments(schema: Any) -> Iterator[str]:
-    hints = get_type_hints(schema, include_extras=True)
-    for field in dataclasses.fields(schema):
-        default = "required" if field.default_factory is dataclasses.MISSING else f"= {field.default_factory()!r}"
-        yield f"  {field.name}: {describe_type(hints[field.name])}  {default}"
 
 
 def _add(entry: Entry) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from maws_composer.config.build import build
 from maws_composer.config.durations import samples
-from maws_composer.config.plugins import build, load_with_ours
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.planning.gpus import GPUS
 from maws_composer.planning.plan import describe, memory_of, microbatch_size, workload_of
 from maws_composer.registry import lookup

@@ -186,6 +186,21 @@ def _parts(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+_FEW = 8  # keys that are worth being listed
+
+
+def say(wrong: Mistake, known: Sequence[Path]) -> str:
+    """The mistake in words, an unknown key with the nearest of those that are known."""
+    if wrong.kind != "unknown":
+        return wrong.message
+    if near := nearest_key(wrong.path, known):
+        return f"{wrong.message}; nearest is {'.'.join(near)}"
+    siblings = list(dict.fromkeys(key[-1] for key in known if key[:-1] == wrong.path[:-1]))
+    if len(siblings) > _FEW:
+        return wrong.message
+    return wrong.message + (f"; known here are {', '.join(siblings)}" if siblings else "; nothing is expected here")
+
+
 def nearest_key(path: Path, known: Sequence[Path]) -> Path | None:
     """The known key that an unknown one was most likely meant to be.
 

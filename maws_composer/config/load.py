@@ -17,7 +17,7 @@ from maws_composer.config.check import (
     check,
     extended,
     keys_of,
-    nearest_key,
+    say,
     signature_of,
 )
 from maws_composer.config.compose import Composed, KeyPath, compose
@@ -90,8 +90,6 @@ class Loaded(Generic[Config]):
 
 
 LoadedRun = Loaded[Run]
-
-_FEW = 8  # keys that are worth being listed
 
 
 class _Wanted(NamedTuple):
@@ -294,15 +292,7 @@ def _follows(wrong: Mistake, composed: Composed) -> bool:
 
 
 def _as_problem(wrong: Mistake, composed: Composed, known: Sequence[KeyPath]) -> Problem:
-    message = wrong.message
-    if wrong.kind == "unknown":
-        near = nearest_key(wrong.path, known)
-        siblings = list(dict.fromkeys(key[-1] for key in known if key[:-1] == wrong.path[:-1]))
-        if near:
-            message += f"; nearest is {'.'.join(near)}"
-        elif len(siblings) <= _FEW:
-            message += f"; known here are {', '.join(siblings)}" if siblings else "; nothing is expected here"
-    return Problem(".".join(wrong.path), message, composed.where_is(wrong.path))
+    return Problem(".".join(wrong.path), say(wrong, known), composed.where_is(wrong.path))
 
 
 _RUN_PLUGINS = {"model": "stage", "callbacks": "callback", "loggers": "logger", "algorithms": "algorithm"}

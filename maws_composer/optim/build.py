@@ -9,7 +9,7 @@ from types import MethodType
 from torch import nn
 from torch.optim import Optimizer
 
-from maws_composer.config.plugins import build_named
+from maws_composer.config.build import build_named
 from maws_composer.config.run import Run
 from maws_composer.optim import adamw as default
 from maws_composer.optim.groups import parameter_groups

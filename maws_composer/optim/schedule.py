@@ -11,8 +11,8 @@ from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from maws_composer.config.build import build_named
 from maws_composer.config.durations import samples
-from maws_composer.config.plugins import build_named
 from maws_composer.config.run import Run
 from maws_composer.registry import register_schedule
 

@@ -8,7 +8,7 @@ import torch
 from composer.core import Callback
 from composer.models import ComposerModel
 
-from maws_composer.config.plugins import build
+from maws_composer.config.build import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.models.attention import set_attention_kernel

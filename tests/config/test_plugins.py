@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from maws_composer import registry
+from maws_composer.config.build import build, build_all
 from maws_composer.config.load import load_run
-from maws_composer.config.plugins import build, build_all
 from maws_composer.config.problems import ConfigError
+from maws_composer.listing import describe
 from tests.config.samples import Decoder, InputWait, Stage
 
 MINE = """\
@@ -65,7 +66,7 @@ def test_a_package_that_is_missing_is_one_sentence(load, write):
 def test_arguments_that_were_never_checked_are_checked_when_something_is_built(load):
     with pytest.raises(ConfigError) as caught:
         build(registry.lookup("callback", "input_wait"), {"evry": 3}, load().run)
-    assert [(one.path, one.message) for one in caught.value.problems] == [("evry", "unknown key")]
+    assert [(one.path, one.message) for one in caught.value.problems] == [("evry", "unknown key; nearest is every")]
 
 
 def test_folders_files_and_modules(load, write, folder, monkeypatch):
@@ -183,7 +184,7 @@ def test_a_package_and_a_file_of_one_name(mistakes, write, folder):
 
 
 def test_a_plugin_describes_itself():
-    text = registry.describe("stage", "mae")
+    text = describe("stage", "mae")
     assert text.splitlines()[0].startswith("stage mae  (")
     assert text.splitlines()[2:5] == [
         "  size: str (name of a size)  required",
@@ -192,7 +193,7 @@ def test_a_plugin_describes_itself():
     ]
     assert text.endswith("  Hides patches.\n\n  Args:\n      size: the encoder.")
     with pytest.raises(ConfigError, match="unknown stage 'mea'; nearest is mae"):
-        registry.describe("stage", "mea")
+        describe("stage", "mea")
 
 
 def test_a_configuration_is_read_without_torch():
