@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
     registry.set_defaults(run=_registry)
 
+    new = commands.add_parser("new", help="a callback that works, and its test, to begin with")
+    new.add_argument("kind", choices=["callback"], metavar="KIND", help="%(choices)s")
+    new.add_argument("name", metavar="NAME", help="in snake_case")
+    new.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the two files are written")
+    new.set_defaults(run=_new)
+
     probe = commands.add_parser("probe", help="ridge probes of hashtags: the run's encoder against a random one")
     probe.add_argument("run_folder", type=Path, metavar="RUN", help="local folder of an MAE run")
     probe.add_argument("--train", required=True, help="local MDS folder with hashtags")
@@ -182,6 +188,13 @@ def _registry(options: argparse.Namespace) -> None:
         print("\n\n".join(describe_all(options.kind)))
     else:
         print("\n".join(f"{kind:<10} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+
+
+def _new(options: argparse.Namespace) -> None:
+    from maws_composer.new_plugin import new_callback
+
+    _load_plugins([])
+    print("\n".join(str(file) for file in new_callback(options.name, options.out)))
 
 
 def _probe(options: argparse.Namespace) -> None:
