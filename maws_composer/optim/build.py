@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from types import MethodType
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -35,7 +36,13 @@ def _leave_out_when_told(optimizer: Optimizer) -> None:
 
     @wraps(step)
     def step_unless_told(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
+        # Composer's closure is forward and backward: the step is judged at its end.
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         found_inf = getattr(self, "found_inf", None)
-        return None if found_inf is not None and bool(found_inf) else step(closure)
+        if found_inf is None or not bool(found_inf):
+            step()
+        return loss
 
-    optimizer.step = MethodType(step_unless_told, optimizer)  # type: ignore[method-assign]  # torch's schedules want it bound
+    # bound, as torch's schedules want it
+    optimizer.step = MethodType(step_unless_told, optimizer)  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from maws_composer import registry
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
 from maws_composer.data.settings import Data, TrainData
@@ -76,3 +77,38 @@ def test_biases_norms_and_fixed_parameters_are_spared() -> None:
     assert groups == {"decayed": ["0.weight", "token"], "not decayed": ["0.bias", "1.bias", "1.weight"]}
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
     assert all(group["lr"] == pytest.approx(2.4e-3) for group in optimizer.param_groups)
+
+
+class Plain(torch.optim.Optimizer):
+    """Gradient descent that knows neither closures nor `found_inf`."""
+
+    def __init__(self, groups: list[dict], /) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(group["lr"] * parameter.grad)
+
+
+def test_an_optimizer_of_ones_own_leaves_a_step_out_that_is_judged_in_its_closure(monkeypatch) -> None:
+    entry = registry.Entry("optimizer", "plain", Plain, "here")
+    monkeypatch.setitem(registry._entries, ("optimizer", "plain"), {"here": entry})
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = build_optimizer(model, run_with(optimizer=OptimizerSettings(name="plain", base_lr=0.5)))
+    optimizer.found_inf = torch.zeros(())
+    before = model.weight.detach().clone()
+    for spike in (1.0, 0.0):
+
+        def forward_and_backward(spike: float = spike) -> float:
+            loss = model(torch.ones(1, 2)).sum()
+            loss.backward()
+            optimizer.found_inf.fill_(spike)
+            return loss.item()
+
+        optimizer.zero_grad()
+        assert optimizer.step(closure=forward_and_backward) == pytest.approx(before.sum().item())
+        assert torch.equal(model.weight, before) == bool(spike)
+    torch.testing.assert_close(model.weight, before - 0.5)

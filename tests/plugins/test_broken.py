@@ -47,7 +47,8 @@ SAID = {  # the second file -> all problems
         OTHER.format("every: Callback"),
         "the callback 'other' cannot be used: its arguments have a type that a YAML cannot hold: Unable to generate "
         "pydantic-core schema for <class 'composer.core.callback.Callback'>. Set `arbitrary_types_allowed=True` in the "
-        "model_config to ignore this error or implement `__get_pydantic_core_schema__` on your type to fully support it.",
+        "model_config to ignore this error or implement `__get_pydantic_core_schema__` on your type to fully support "
+        "it.",
     ),
 }
 
