@@ -25,12 +25,13 @@ from composer.utils import dist
 from maws_composer.checkpoints.resume import Resume, is_finished, newest_checkpoint, require_same_results
 from maws_composer.checkpoints.run_folder import RunFolder, keep_config, start_run
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.config.build import build_all
 from maws_composer.config.command import check_and_work
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
-from maws_composer.config.plugins import build_all, load_with_ours
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.data.loader import build_eval_loader, build_train_loader
-from maws_composer.optim.adamw import build_optimizer
+from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group, on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
@@ -85,7 +86,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     begin(stage, run, folder, resume_from)
-    optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+    optimizer = build_optimizer(stage, run)
     checkpoints, spikes = ShardedCheckpoints(folder, run, group), LossSpikes(run, folder)
     trainer = Trainer(
         model=stage,
@@ -93,6 +94,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         eval_dataloader=build_eval_loader(run, stage.columns),
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
+        algorithms=build_all("algorithm", run.algorithms, run),
         step_schedulers_every_batch=True,
         callbacks=[
             *([Resume(resume_from)] if resume_from else []),

@@ -54,8 +54,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]
 
     from benchmarks.training_step import generated
     from maws_composer.checkpoints.run_folder import RunFolder
-    from maws_composer.config.plugins import build, load_with_ours
-    from maws_composer.optim.adamw import build_optimizer
+    from maws_composer.config.build import build
+    from maws_composer.config.plugins import load_with_ours
+    from maws_composer.optim.build import build_optimizer
     from maws_composer.optim.schedule import build_schedule
     from maws_composer.parallel.leave import leave_process_group
     from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, torch_device
@@ -71,7 +72,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]
     dist.initialize_dist(build_device(run.precision), timeout=300)
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, torch_device())
-    optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+    optimizer = build_optimizer(stage, run)
     batch = generated(run, run.global_train_batch_size, "cpu")
     named = settings(folder, options.steps)
     measured = [build(lookup("callback", name), arguments, run) for name, arguments in named.items()]

@@ -44,7 +44,7 @@ def run_once(options: argparse.Namespace) -> None:
     from composer.utils import dist
 
     from maws_composer.config.plugins import load_with_ours
-    from maws_composer.optim.adamw import build_optimizer
+    from maws_composer.optim.build import build_optimizer
     from maws_composer.parallel.leave import leave_process_group
     from maws_composer.parallel.precision import build_device, torch_device
     from maws_composer.parallel.shard import shard
@@ -59,7 +59,7 @@ def run_once(options: argparse.Namespace) -> None:
     device, batch_size = torch_device(), agree_on_microbatch(run)
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, device)
-    optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+    optimizer = build_optimizer(stage, run)
     batch = generated(run, batch_size, device)
     for _ in range(options.warm_up):
         _step(stage, optimizer, batch, run)

@@ -10,8 +10,8 @@ from composer.core import Callback, Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler
 
+from maws_composer.config.build import build
 from maws_composer.config.durations import Interval
-from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.columns import LABELS

@@ -85,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     registry.add_argument("--code-path", action="append", default=[], help="file, folder or module with plug-ins")
     registry.set_defaults(run=_registry)
 
+    new = commands.add_parser("new", help="a callback that works, and its test, to begin with")
+    new.add_argument("kind", choices=["callback"], metavar="KIND", help="%(choices)s")
+    new.add_argument("name", metavar="NAME", help="in snake_case")
+    new.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the two files are written")
+    new.set_defaults(run=_new)
+
     probe = commands.add_parser("probe", help="ridge probes of hashtags: the run's encoder against a random one")
     probe.add_argument("run_folder", type=Path, metavar="RUN", help="local folder of an MAE run")
     probe.add_argument("--train", required=True, help="local MDS folder with hashtags")
@@ -145,10 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "source", metavar="RUN", help="a run, a checkpoint or other weights, local or in object storage"
     )
-    export.add_argument("--to", choices=["timm", "hf", "maws", "checkpoint"], required=True, help="whose layout")
+    export.add_argument("--to", required=True, metavar="NAME", help="layout: timm, hf, maws, checkpoint, or a plug-in")
     export.add_argument("out", type=Path, metavar="OUT", help="folder, for maws a file such as encoder.pt; a new one")
+    export.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an argument of a plug-in")
     export.add_argument("--image-tower", help="of a LiT run that has none; default: what it began with")
-    export.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
+    export.add_argument(
+        "--code-path", action="append", default=[], help="where plug-ins are: exporters, importers, sizes"
+    )
     export.set_defaults(run=_export)
 
     tower = commands.add_parser("text-tower", help="a small text tower of your own: vocabulary and configuration")
@@ -162,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="what a file or folder of weights is; nothing in it is run")
     inspect.add_argument("file", metavar="FILE", help="or a folder, a run, a checkpoint; local or in object storage")
-    inspect.add_argument("--code-path", action="append", default=[], help="where a size of your own is registered")
+    inspect.add_argument("--code-path", action="append", default=[], help="where plug-ins are: importers, sizes")
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -217,15 +226,23 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _registry(options: argparse.Namespace) -> None:
-    from maws_composer.registry import describe, names
+    from maws_composer.listing import describe, describe_all
+    from maws_composer.registry import names
 
     _load_plugins(options.code_path)
     if options.name:
         print(describe(options.kind, options.name))
     elif options.kind:
-        print("\n\n".join(describe(options.kind, name) for name in names(options.kind)))
+        print("\n\n".join(describe_all(options.kind)))
     else:
         print("\n".join(f"{kind:<10} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+
+
+def _new(options: argparse.Namespace) -> None:
+    from maws_composer.new_plugin import new_callback
+
+    _load_plugins([])
+    print("\n".join(str(file) for file in new_callback(options.name, options.out)))
 
 
 def _probe(options: argparse.Namespace) -> None:
@@ -293,7 +310,7 @@ def _export(options: argparse.Namespace) -> None:
     from maws_composer.weights.export import export
 
     _load_plugins(options.code_path)
-    print(f"{export(options.source, options.to, options.out, options.image_tower)} -> {options.out}")
+    print(f"{export(options.source, options.to, options.out, options.image_tower, options.set)} -> {options.out}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -6,13 +6,14 @@
 
         def __init__(self, every: Interval = "50ba") -> None: ...
 
-A plugin's typed signature is its schema: what the YAML may say, and what it must. A keyword-only parameter named `run`
-is no part of it: it receives the whole `Run`. Objects are made by `maws_composer.config.plugins`.
+A plugin's typed signature is its schema: what the YAML may say, and what it must. Two sorts of parameters are no part
+of it: a keyword-only one named `run`, which receives the whole `Run`; and positional-only ones, which are handed over
+where the plugin is used, such as the parameter groups of an optimizer. Objects are made by
+`maws_composer.config.plugins`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
@@ -25,17 +26,26 @@ from difflib import get_close_matches
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from maws_composer.config.check import describe_type, signature_of
 from maws_composer.config.problems import ConfigError, Problem
 
 Plugin = TypeVar("Plugin")
 
-KINDS = ("stage", "callback", "logger", "evaluation", "size", "loss")
+KINDS = (
+    "stage", "callback", "logger", "algorithm", "optimizer", "schedule", "transform", "evaluation", "size", "loss",
+    "reader", "importer", "exporter",
+)  # fmt: skip
+_BASES = {  # what a class has to be derived from; by name, so that nothing is imported
+    "stage": "composer.models.base.ComposerModel",
+    "callback": "composer.core.callback.Callback",
+    "logger": "composer.loggers.logger_destination.LoggerDestination",
+    "algorithm": "composer.core.algorithm.Algorithm",
+    "optimizer": "torch.optim.optimizer.Optimizer",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Entry:
 _entries: dict[tuple[str, str], dict[str, Entry]] = {}  # by origin: more than one is a clash
 _installed: dict[tuple[str, str], list[importlib.metadata.EntryPoint]] = {}
 _loaded: dict[str, None] = {}  # code paths, in order
+_refused: dict[tuple[str, str], str] = {}
 
 
 def register(kind: str, name: str) -> Callable[[Plugin], Plugin]:
@@ -82,6 +93,34 @@ def register_logger(name: str) -> Callable[[Plugin], Plugin]:
     return register("logger", name)
 
 
+def register_algorithm(name: str) -> Callable[[Plugin], Plugin]:
+    """A Composer algorithm; its arguments are `algorithms.<name>`.
+
+    It runs on each rank, and may draw nothing at random but by `maws_composer.data.randomness`.
+    """
+    return register("algorithm", name)
+
+
+def register_optimizer(name: str) -> Callable[[Plugin], Plugin]:
+    """A torch optimizer; its arguments are the section `optimizer`, beside base_lr and weight_decay.
+
+    Handed over: the parameter groups, each a dict with `params` (DTensors), `lr`, `weight_decay` and `name`.
+    """
+    return register("optimizer", name)
+
+
+def register_schedule(name: str) -> Callable[[Plugin], Plugin]:
+    """A class whose objects are functions (sample, total) -> share of the peak learning rate; its arguments are the
+    section `schedule`. `sample` is the samples seen before a step, `total` those of the whole run."""
+    return register("schedule", name)
+
+
+def register_transform(name: str) -> Callable[[Plugin], Plugin]:
+    """A class whose objects are functions (image, generator) -> image: from a decoded PIL image to a square of the
+    model's size, with a numpy generator that is the sample's own; its arguments are `data.train.transform`."""
+    return register("transform", name)
+
+
 def register_evaluation(name: str) -> Callable[[Plugin], Plugin]:
     """A class whose objects turn features of training and test images into a `Result`; its arguments are
     `evaluations.<name>`."""
@@ -98,34 +137,60 @@ def register_loss(name: str) -> Callable[[Plugin], Plugin]:
     return register("loss", name)
 
 
+def refuse(kind: str, name: str, reason: str) -> None:
+    """Say why a name that people know elsewhere is no plugin here; one may still be registered by that name."""
+    _refused[kind, name] = reason
+
+
+def refusals(kind: str) -> dict[str, str]:
+    """Name -> why it is refused."""
+    return {name: reason for (of, name), reason in _refused.items() if of == kind and name not in names(kind)}
+
+
+def register_reader(name: str) -> Callable[[Plugin], Plugin]:
+    """A function that finds the samples of a conversion and returns a `Source`, or one for each sub-folder of the
+    destination; its arguments are given by `python -m streaming_conversion NAME DST --set key=value`."""
+    return register("reader", name)
+
+
+def register_importer(name: str) -> Callable[[Plugin], Plugin]:
+    """A function that knows the names of somebody's weights; it is asked wherever weights are named.
+
+    Handed over: name -> shape of all tensors. Returns the recipes of our tensors out of theirs; None: not theirs.
+    """
+    return register("importer", name)
+
+
+def register_exporter(name: str) -> Callable[[Plugin], Plugin]:
+    """A function that writes weights; its arguments are given by `maws-composer export --to NAME --set key=value`.
+
+    Handed over: the address of the weights, for `weights.sources.open_model` and others; and the path to be written.
+    """
+    return register("exporter", name)
+
+
 def lookup(kind: str, name: str) -> Entry:
     """The plugin of that name.
 
     Raises:
-        ConfigError: if there is none, naming the nearest; or if the package that offers it cannot be imported.
+        ConfigError: if there is none, naming the nearest, or why it is refused; or if the package that offers it cannot
+            be imported.
     """
     if (kind, name) not in _entries and (kind, name) in _installed:
         _load_installed(kind, name)
+    if reason := refusals(kind).get(name):
+        raise ConfigError([Problem(f"{kind} {name}", f"the {kind} {name!r} is refused: {reason}")])
     if (kind, name) not in _entries:
         raise ConfigError([Problem(kind, f"{unknown(kind, name)}; looked in {', '.join(searched())}")])
     return next(iter(_entries[kind, name].values()))
 
 
-def describe(kind: str, name: str) -> str:
-    """A plugin for a reader: its arguments with types and defaults, its docstring, where it is from.
-
-    Raises:
-        ConfigError: if there is none of that name.
-    """
-    entry = lookup(kind, name)
-    lines = [f"{kind} {name}  ({entry.origin})"]
-    if callable(entry.builder):
-        lines += ["", *_describe_arguments(signature_of(entry.builder))]
-        manual = inspect.getdoc(entry.builder)
-        lines += ["", *(f"  {line}".rstrip() for line in manual.splitlines())] if manual else []
-    else:
-        lines += ["", f"  {entry.builder}"]
-    return "\n".join(lines)
+def misfit(kind: str, what: type) -> str | None:
+    """Why a class cannot be a plugin of this kind, or cannot be what one has made."""
+    base = _BASES.get(kind)
+    if base is None or any(f"{each.__module__}.{each.__qualname__}" == base for each in what.__mro__):
+        return None
+    return f"{what.__name__} is not derived from {base}"
 
 
 def names(kind: str) -> list[str]:
@@ -184,13 +249,6 @@ def load_plugins(code_paths: Iterable[str | Path]) -> list[Problem]:
     for path in code_paths:
         problems += _load_code_path(path)
     return [*problems, *_clashes()]
-
-
-def _describe_arguments(schema: Any) -> Iterator[str]:
-    hints = get_type_hints(schema, include_extras=True)
-    for field in dataclasses.fields(schema):
-        default = "required" if field.default_factory is dataclasses.MISSING else f"= {field.default_factory()!r}"
-        yield f"  {field.name}: {describe_type(hints[field.name])}  {default}"
 
 
 def _add(entry: Entry) -> None:
@@ -258,7 +316,7 @@ def _load_installed(kind: str, name: str) -> None:
     entry_point = _installed[kind, name][0]
     try:
         builder = entry_point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"the package {_package(entry_point)} cannot be imported:\n{_last_lines(error)}"
         raise ConfigError([Problem(f"{kind} {name}", message)]) from error
     if (kind, name) not in _entries:

@@ -11,20 +11,33 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from maws_composer import registry
+from maws_composer.config.build import build_told
+from maws_composer.config.problems import ConfigError, Problem, format_problems
 from streaming_conversion.option_types import positive, share, size
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.readers import readers
+from streaming_conversion.source import Source
 from streaming_conversion.verify import MAX_PIXELS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert. Returns the exit status: 0, 2 for what the user can put right, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        plugins = _plugins(arguments)
+    except ConfigError as error:
+        print(format_problems("--code-path", error.problems), file=sys.stderr)
+        return 2
+    options = _parser(plugins).parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         _run(options)
     except ConversionError as error:
         print(error, file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(format_problems(f"reader {options.reader}", error.problems), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
@@ -36,8 +49,33 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _plugins(arguments: Sequence[str]) -> list[str]:
+    """Names of the readers in the code paths that the arguments name, and in installed packages."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_code_path(parser)
+    known, _ = parser.parse_known_args(arguments)
+    problems = registry.load_plugins(known.code_path)
+    names = registry.names("reader")
+    problems += [
+        Problem(f"reader {name}", f"is the name of one of ours; give {registry.lookup('reader', name).origin} another")
+        for name in names
+        if name in readers()
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return names
+
+
+def _sources(arguments: argparse.Namespace) -> dict[str, Source]:
+    ours = readers()
+    if arguments.reader in ours:
+        return ours[arguments.reader].read(arguments)
+    found = build_told("reader", arguments.reader, arguments.set)
+    return found if isinstance(found, dict) else {"": found}
+
+
 def _run(arguments: argparse.Namespace) -> None:
-    sources = readers()[arguments.reader].read(arguments)
+    sources = _sources(arguments)
 
     from streaming_conversion.convert import Options, convert, finished  # slow to import, and not needed for --help
 
@@ -61,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> None:
             print(convert(source, place, options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m streaming_conversion",
         description="Write images, hashtags and captions as MDS shards, into a folder or object storage. The shards do "
@@ -76,10 +114,23 @@ def _parser() -> argparse.ArgumentParser:
         )
         reader.add_arguments(command)
         _add_common(command)
+    for name in plugins:
+        told = f"a plug-in; `maws-composer registry reader {name}` says its arguments"
+        command = commands.add_parser(name, help=told, description=told)
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="an argument of the reader"
+        )
+        _add_common(command)
     return parser
 
 
+def _add_code_path(parser: argparse.ArgumentParser) -> None:
+    told = "file, folder or module with a reader of your own"
+    parser.add_argument("--code-path", action="append", default=[], metavar="PATH", help=told)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_code_path(parser)
     add = parser.add_argument_group("for every reader").add_argument
     parser.add_argument(
         "destination", metavar="DST", help="a folder, or s3://…, gs://…, oci://…, hf://… (new or empty)"

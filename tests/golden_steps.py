@@ -15,9 +15,9 @@ from maws_composer.config.run import Run
 from maws_composer.data.randomness import philox
 from maws_composer.data.settings import Data, TrainData
 from maws_composer.models.sizes import DecoderSize
-from maws_composer.optim.adamw import build_optimizer
+from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
-from maws_composer.optim.settings import AdamW
+from maws_composer.optim.settings import OptimizerSettings
 from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.settings import Speed
 from maws_composer.parallel.shard import already_sharded, shard
@@ -56,12 +56,12 @@ def main() -> None:
     dist.init_process_group("gloo")
     run = Run(
         stage="mae", model={}, data=Data(train=TrainData(local="nowhere")), global_train_batch_size=BATCH,
-        max_duration=f"{STEPS * BATCH}sp", optimizer=AdamW(base_lr=0.02), gradient_clip=0.5,
+        max_duration=f"{STEPS * BATCH}sp", optimizer=OptimizerSettings(base_lr=0.02), gradient_clip=0.5,
     )  # fmt: skip
     with torch.device("meta"):
         stage = MaeStage("vit_micro", SIZE, decoder=DecoderSize(32, 1, 2), run=run)
     shard(stage, Speed(), "fp32", seed=0, device=torch.device("cpu"))
-    optimizer, losses = build_optimizer(stage, run.optimizer, BATCH), Losses()
+    optimizer, losses = build_optimizer(stage, run), Losses()
     trainer = Trainer(
         model=stage,
         train_dataloader=torch.utils.data.DataLoader(batches(), batch_size=None),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maws_composer.config.run import Run
 from maws_composer.data.randomness import mask_noise, philox
+from maws_composer.data.settings import Data, TrainData
 from maws_composer.models.initialization import initialize
 from maws_composer.models.mae import MaskedAutoencoder
 from maws_composer.models.sizes import SIZES, DecoderSize
 from maws_composer.models.vit import VisionTransformer
-from maws_composer.optim.adamw import build_optimizer
-from maws_composer.optim.settings import AdamW
+from maws_composer.optim.build import build_optimizer
+from maws_composer.optim.settings import OptimizerSettings
 from maws_composer.stages.pixels import normalize
 
 IMAGES, BATCH, SIZE, STEPS = 256, 32, 24, 300
@@ -35,7 +37,11 @@ def test_300_steps_on_a_fixed_small_set_lower_the_loss_below_0_6() -> None:
     mae = MaskedAutoencoder(encoder, DecoderSize(64, 2, 2))
     initialize(mae, seed=0)
     assert mae.targets(images).square().mean() > 0.9
-    optimizer = build_optimizer(mae, AdamW(base_lr=8e-3), BATCH)
+    run = Run(
+        stage="mae", model={}, data=Data(train=TrainData()), global_train_batch_size=BATCH,
+        max_duration=f"{STEPS * BATCH}sp", optimizer=OptimizerSettings(base_lr=8e-3),
+    )  # fmt: skip
+    optimizer = build_optimizer(mae, run)
     losses = []
     for step in range(STEPS):
         chosen = torch.arange(step * BATCH, (step + 1) * BATCH) % IMAGES

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from maws_composer.config.build import build
 from maws_composer.config.durations import samples
-from maws_composer.config.plugins import build, load_with_ours
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.planning.forecast import Cluster, forecast
 from maws_composer.planning.forecast_table import describe
 from maws_composer.planning.gpus import GPUS

@@ -62,16 +62,16 @@ def _plain(value: Any) -> Any:
 def signature_of(builder: Callable[..., Any]) -> type:
     """The arguments that a YAML may give to a class or function, as a dataclass.
 
-    Left out: `self`, `run`, *args and **kwargs.
+    Left out: `self`, `run`, positional-only ones, *args and **kwargs.
 
     Raises:
-        TypeError: an argument has no type, or one that no YAML can hold.
+        TypeError: an argument has no type, one that no YAML can hold, or a default of another type.
     """
     function = inspect.unwrap(builder.__init__ if inspect.isclass(builder) else builder)
     parameters = [
         parameter
         for parameter in inspect.signature(builder).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name != "run"
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "run"
     ]
     types = _resolved_types(function, parameters)
     fields = [(parameter.name, types[parameter.name], _field(parameter)) for parameter in parameters]
@@ -80,7 +80,38 @@ def signature_of(builder: Callable[..., Any]) -> type:
         TypeAdapter(schema)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
         raise TypeError(f"its arguments have a type that a YAML cannot hold: {str(error).splitlines()[0]}") from error
+    for parameter in parameters:
+        _check_default(parameter, types[parameter.name])
     return schema
+
+
+def _check_default(parameter: inspect.Parameter, annotation: Any) -> None:
+    if parameter.default is parameter.empty:
+        return
+    try:
+        TypeAdapter(annotation).validate_python(parameter.default, strict=True)
+    except ValidationError as error:
+        told = f"its argument {parameter.name} is {describe_type(annotation)}, but its default {parameter.default!r}"
+        raise TypeError(f"{told} is not") from error
+
+
+@cache
+def extended(base: type, builder: Callable[..., Any]) -> type:
+    """The dataclass `base`, and the arguments of a plugin beside its keys.
+
+    Raises:
+        TypeError: see `signature_of`.
+    """
+    schema = signature_of(builder)
+    hints = get_type_hints(schema, include_extras=True)
+    fields = [(field.name, hints[field.name], _copied(field)) for field in dataclasses.fields(schema)]
+    return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), kw_only=True, frozen=True)
+
+
+def _copied(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is dataclasses.MISSING:
+        return dataclasses.field()
+    return dataclasses.field(default_factory=field.default_factory)
 
 
 def _resolved_types(function: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
@@ -153,6 +184,21 @@ def _parts(annotation: Any) -> list[Any]:
     if hasattr(annotation, "__metadata__"):
         return _parts(annotation.__origin__)
     return [annotation]
+
+
+_FEW = 8  # keys that are worth being listed
+
+
+def say(wrong: Mistake, known: Sequence[Path]) -> str:
+    """The mistake in words, an unknown key with the nearest of those that are known."""
+    if wrong.kind != "unknown":
+        return wrong.message
+    if near := nearest_key(wrong.path, known):
+        return f"{wrong.message}; nearest is {'.'.join(near)}"
+    siblings = list(dict.fromkeys(key[-1] for key in known if key[:-1] == wrong.path[:-1]))
+    if len(siblings) > _FEW:
+        return wrong.message
+    return wrong.message + (f"; known here are {', '.join(siblings)}" if siblings else "; nothing is expected here")
 
 
 def nearest_key(path: Path, known: Sequence[Path]) -> Path | None:

@@ -28,8 +28,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _differ(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if _WITHOUT_EFFECT.match(key):
         return False
-    # A checkpoint may be older than a key: null and false are as good as absent.
-    old, new = (None if values.get(key) is False else values.get(key) for values in (before, now))
+    # A checkpoint may be older than a key: null, false and an empty section are as good as absent.
+    old, new = (None if value is False or value == {} else value for value in (before.get(key), now.get(key)))
     return old != new and not (MASK in str(old) or MASK in str(new))
 
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from maws_composer import registry
-from maws_composer.config.check import Mistake, Outcome, arguments_of, check, keys_of, nearest_key, signature_of
+from maws_composer.config.check import (
+    Mistake,
+    Outcome,
+    arguments_of,
+    check,
+    extended,
+    keys_of,
+    say,
+    signature_of,
+)
 from maws_composer.config.compose import Composed, KeyPath, compose
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run, check_world_size, contradictions
 from maws_composer.config.secrecy import mask_text
+from maws_composer.data.settings import TransformSettings
+from maws_composer.optim.settings import OptimizerSettings, ScheduleSettings
 
 Config = TypeVar("Config")
 
@@ -25,6 +37,7 @@ class Schema(Generic[Config]):
     Args:
         config: a dataclass, `Run` for train.py.
         plugins: section -> kind of the plugins that are named in it; the section of a stage holds its arguments.
+        named: path of a section -> the kind of the one plugin that it names itself, beside that plugin's arguments.
         harmless: in the place of what is required and wrong, chosen so that nothing else looks wrong because of it.
         contradictions: finds what no single value shows.
     """
@@ -33,6 +46,21 @@ class Schema(Generic[Config]):
     plugins: Mapping[str, str]
     harmless: Mapping[str, Any]
     contradictions: Callable[[Config], list[Problem]]
+    named: Mapping[KeyPath, Named] = dataclasses.field(default_factory=dict)
+
+
+class Named(NamedTuple):
+    """What a section such as `optimizer: {name: mine, base_lr: 1e-4, ...}` may hold.
+
+    Attributes:
+        kind: of the plugin.
+        base: dataclass of the keys that the section has with every plugin of the kind; one of them is `name`.
+        default: the plugin of a section that names none. None: without the section there is no plugin.
+    """
+
+    kind: str
+    base: type
+    default: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +91,31 @@ class Loaded(Generic[Config]):
 
 LoadedRun = Loaded[Run]
 
-_FEW = 8  # keys that are worth being listed
+
+class _Wanted(NamedTuple):
+    """A plugin that the run names: where, and the arguments that it gives. `base` is that of a section with a name."""
+
+    path: KeyPath
+    kind: str
+    name: str
+    arguments: Any
+    base: type | None = None
+
+    @property
+    def key(self) -> KeyPath:
+        """Where the name is written."""
+        if self.kind == "stage":
+            return ("stage",)
+        return self.path if self.base is None else (*self.path, "name")
 
 
 class _Section(NamedTuple):
-    """A plugin of the run and the arguments that it is given."""
+    """A plugin of the run that there is, its schema, and the arguments that it is given."""
 
     path: KeyPath
     schema: type
     arguments: Mapping[str, Any]
+    is_named: bool
 
 
 def load_run(
@@ -93,7 +137,8 @@ def load_run(
     Raises:
         ConfigError: with every problem that can be seen at once.
     """
-    schema = Schema(Run, _RUN_PLUGINS, _HARMLESS, partial(_run_problems, world_size=world_size, nodes=nodes))
+    problems_of = partial(_run_problems, world_size=world_size, nodes=nodes)
+    schema = Schema(Run, _RUN_PLUGINS, _HARMLESS, problems_of, _RUN_NAMED)
     return load(schema, path, overrides, code_paths)
 
 
@@ -109,36 +154,62 @@ def load(
     data = composed.data
     data.setdefault("run_name", Path(path).stem)
     problems = [*composed.problems, *_load_plugins(code_paths, composed)]
-    sections, plugin_problems = _plugin_sections(composed, schema.plugins)
+    wanted = list(_wanted_plugins(data, schema))
+    sections, plugin_problems = _plugin_sections(composed, wanted)
 
-    outcome = check(schema.config, data)
+    rest = _without_sections(data, [each.path for each in wanted if each.base is not None])
+    outcome = check(schema.config, rest)
     mistakes = list(outcome.mistakes)
     plain = outcome.plain
-    arguments: dict[KeyPath, dict[str, Any]] = {}
+    values: dict[KeyPath, Any] = {}
     for section in sections:
         part: Outcome[Any] = check(section.schema, section.arguments)
-        arguments[section.path] = arguments_of(part.value) if part.value else {}
+        if part.value is not None:
+            values[section.path] = part.value if section.is_named else arguments_of(part.value)
         mistakes += [dataclasses.replace(wrong, path=section.path + wrong.path) for wrong in part.mistakes]
         _put(plain, section.path, part.plain)
     known = _known_keys(schema.config, sections, data)
     problems += [_as_problem(wrong, composed, known) for wrong in mistakes if not _follows(wrong, composed)]
     problems += plugin_problems
-    if config := outcome.value or _without(mistakes, data, schema):
+    if config := outcome.value or _without(mistakes, rest, schema):
+        config = _filled(config, values)
         problems += _contradictions(schema.contradictions(config), mistakes, composed)
     if problems:
         hidden = composed.secrets
         raise ConfigError([dataclasses.replace(one, message=mask_text(one.message, hidden)) for one in problems])
 
-    assert outcome.value is not None
-    filled = {
-        section: arguments[section,]
-        if kind == "stage"
-        else {name: arguments[section, name] for name in getattr(outcome.value, section)}
-        for section, kind in schema.plugins.items()
-    }
-    run: Config = dataclasses.replace(outcome.value, **filled)  # type: ignore[type-var]
+    assert config is not None
     provenance = {".".join(key): str(where) for key, where in composed.where.items()}
-    return Loaded(run, plain, provenance, frozenset(composed.secrets))
+    return Loaded(config, plain, provenance, frozenset(composed.secrets))
+
+
+def _filled(config: Any, values: Mapping[KeyPath, Any]) -> Any:
+    """The configuration with the checked arguments of its plugins."""
+    for path, value in values.items():
+        config = _replaced(config, path, value)
+    return config
+
+
+def _replaced(config: Any, path: KeyPath, value: Any) -> Any:
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(config, Mapping):
+        return {**config, first: _replaced(config.get(first), tuple(rest), value)}
+    return dataclasses.replace(config, **{first: _replaced(getattr(config, first), tuple(rest), value)})
+
+
+def _without_sections(data: Mapping[str, Any], paths: Iterable[KeyPath]) -> Mapping[str, Any]:
+    for path in paths:
+        data = _without_section(data, path)
+    return data
+
+
+def _without_section(data: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
+    first, *rest = path
+    if not rest:
+        return {key: value for key, value in data.items() if key != first}
+    return {**data, first: _without_section(data[first], tuple(rest))} if first in data else data
 
 
 def _load_plugins(code_paths: Sequence[str | Path], composed: Composed) -> Iterator[Problem]:
@@ -148,36 +219,56 @@ def _load_plugins(code_paths: Sequence[str | Path], composed: Composed) -> Itera
         yield dataclasses.replace(problem, where=composed.where_is(("code_paths",)) if named else "")
 
 
-def _plugin_sections(composed: Composed, plugins: Mapping[str, str]) -> tuple[list[_Section], list[Problem]]:
+def _plugin_sections(composed: Composed, wanted: Iterable[_Wanted]) -> tuple[list[_Section], list[Problem]]:
     """The plugins that the run names, and a problem for each that there is not."""
-    data, sections, problems = composed.data, [], []
-    for path, kind, name, arguments in _named_plugins(data, plugins):
-        key = ("stage",) if kind == "stage" else path
-        if not isinstance(arguments, Mapping) and (arguments is not None or kind == "stage"):
+    sections: list[_Section] = []
+    problems: list[Problem] = []
+    for plugin in wanted:
+        arguments, key = plugin.arguments, plugin.key
+        if not isinstance(arguments, Mapping) and (arguments is not None or plugin.kind == "stage"):
             continue  # the check of the whole says so
         try:
-            schema = signature_of(registry.lookup(kind, name).builder)
+            schema = _schema_of(plugin)
         except ConfigError as error:
             where = composed.where_is(key)
             problems += [Problem(".".join(key), problem.message, where) for problem in error.problems]
         except TypeError as error:
-            problems.append(
-                Problem(".".join(key), f"the {kind} {name!r} cannot be used: {error}", composed.where_is(key))
-            )
+            message = f"the {plugin.kind} {plugin.name!r} cannot be used: {error}"
+            problems.append(Problem(".".join(key), message, composed.where_is(key)))
         else:
-            sections.append(_Section(path, schema, arguments or {}))
+            sections.append(_Section(plugin.path, schema, arguments or {}, plugin.base is not None))
     return sections, problems
 
 
-def _named_plugins(data: Mapping[str, Any], plugins: Mapping[str, str]) -> Iterator[tuple[KeyPath, str, str, Any]]:
-    for section, kind in plugins.items():
-        named = data.get(section)
+def _schema_of(plugin: _Wanted) -> type:
+    builder = registry.lookup(plugin.kind, plugin.name).builder
+    if inspect.isclass(builder) and (reason := registry.misfit(plugin.kind, builder)):
+        raise TypeError(reason)
+    return signature_of(builder) if plugin.base is None else extended(plugin.base, builder)
+
+
+def _wanted_plugins(data: Mapping[str, Any], schema: Schema[Any]) -> Iterator[_Wanted]:
+    for section, kind in schema.plugins.items():
+        several = data.get(section)
         if kind == "stage":
             if isinstance(data.get("stage"), str):
-                yield (section,), kind, data["stage"], named
-        elif isinstance(named, Mapping):
-            for name, arguments in named.items():
-                yield (section, name), kind, name, arguments
+                yield _Wanted((section,), kind, data["stage"], several)
+        elif isinstance(several, Mapping):
+            for name, arguments in several.items():
+                yield _Wanted((section, name), kind, name, arguments)
+    for path, named in schema.named.items():
+        arguments = _section_at(data, path)
+        if arguments is None and named.default is not None:
+            arguments = {}
+        name = (arguments.get("name") or named.default) if isinstance(arguments, Mapping) else None
+        if isinstance(name, str):
+            yield _Wanted(path, named.kind, name, arguments, named.base)
+
+
+def _section_at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return data
 
 
 def _put(plain: dict[str, Any], path: KeyPath, arguments: dict[str, Any]) -> None:
@@ -201,18 +292,15 @@ def _follows(wrong: Mistake, composed: Composed) -> bool:
 
 
 def _as_problem(wrong: Mistake, composed: Composed, known: Sequence[KeyPath]) -> Problem:
-    message = wrong.message
-    if wrong.kind == "unknown":
-        near = nearest_key(wrong.path, known)
-        siblings = [key[-1] for key in known if key[:-1] == wrong.path[:-1]]
-        if near:
-            message += f"; nearest is {'.'.join(near)}"
-        elif len(siblings) <= _FEW:
-            message += f"; known here are {', '.join(siblings)}" if siblings else "; nothing is expected here"
-    return Problem(".".join(wrong.path), message, composed.where_is(wrong.path))
+    return Problem(".".join(wrong.path), say(wrong, known), composed.where_is(wrong.path))
 
 
-_RUN_PLUGINS = {"model": "stage", "callbacks": "callback", "loggers": "logger"}
+_RUN_PLUGINS = {"model": "stage", "callbacks": "callback", "loggers": "logger", "algorithms": "algorithm"}
+_RUN_NAMED = {
+    ("optimizer",): Named("optimizer", OptimizerSettings, "adamw"),
+    ("schedule",): Named("schedule", ScheduleSettings, "warmup_then_decay"),
+    ("data", "train", "transform"): Named("transform", TransformSettings),
+}
 _HARMLESS = {
     "stage": "",
     "model": {},

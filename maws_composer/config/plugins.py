@@ -1,18 +1,22 @@
-"""Makes objects of the plugins that a run names."""
+"""A run's configuration, with the plugins that come with this project."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from maws_composer.config.check import Outcome, arguments_of, check, signature_of
 from maws_composer.config.load import LoadedRun, load_run
-from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.registry import Entry, lookup
 
 OUR_CALLBACKS = Path(__file__).parents[2] / "callbacks"
+OURS = (
+    "maws_composer.stages",
+    "maws_composer.optim.algorithms",
+    "maws_composer.optim.build",
+    "maws_composer.optim.schedule",
+    "maws_composer.evaluation",
+    "maws_composer.reporting.loggers",
+    "maws_composer.weights.export",
+)
 
 
 def load_with_ours(
@@ -27,38 +31,7 @@ def load_with_ours(
 
 
 def our_code_paths() -> list[Path | str]:
-    """Our stages, evaluations, loggers, and the callbacks beside train.py: found through the same door as a user's."""
+    """What we offer ourselves, and the callbacks beside train.py: found through the same door as a user's."""
     here = Path.cwd()
     callbacks = OUR_CALLBACKS.relative_to(here) if OUR_CALLBACKS.is_relative_to(here) else OUR_CALLBACKS
-    ours: list[Path | str] = ["maws_composer.stages", "maws_composer.evaluation", "maws_composer.reporting.loggers"]
-    return [*ours, callbacks] if callbacks.is_dir() else ours
-
-
-def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Any) -> Any:
-    """Make the object: nested dataclasses from plain arguments, and `run` where the plugin asks for it.
-
-    Raises:
-        ConfigError: naming every argument that is wrong.
-    """
-    outcome: Outcome[Any] = check(signature_of(entry.builder), arguments or {})
-    if outcome.value is None:
-        raise ConfigError([Problem(".".join(wrong.path), wrong.message) for wrong in outcome.mistakes])
-    keywords = arguments_of(outcome.value)
-    if "run" in inspect.signature(entry.builder).parameters:
-        keywords["run"] = run
-    return entry.builder(**keywords)
-
-
-def build_all(kind: str, named: Mapping[str, Mapping[str, Any] | None], run: Any) -> list[Any]:
-    """The objects of a section such as `run.callbacks`, in its order.
-
-    Raises:
-        ConfigError: naming the first that needs a package which is not installed.
-    """
-    built = []
-    for name, arguments in named.items():
-        try:
-            built.append(build(lookup(kind, name), arguments, run))
-        except ImportError as error:
-            raise ConfigError([Problem(f"{kind}s.{name}", str(error))]) from error
-    return built
+    return [*OURS, callbacks] if callbacks.is_dir() else [*OURS]

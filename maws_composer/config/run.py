@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from maws_composer.config.durations import Interval, Samples, parse_duration, samples
 from maws_composer.config.problems import Problem
 from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
-from maws_composer.optim.settings import AdamW, Schedule
+from maws_composer.optim.settings import OptimizerSettings, ScheduleSettings
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.world_sizes import legal_world_sizes, nearest
 from maws_composer.resilience.settings import LossSpikeSettings, PreemptionSettings, WatchdogSettings
@@ -33,8 +33,8 @@ Precision = Annotated[Literal["fp32", "tf32", "amp_bf16"], BeforeValidator(_refu
 class Run:
     """One training run.
 
-    `model`, `callbacks` and `loggers` hold keyword arguments: checked, defaults filled in, nested dataclasses made;
-    `maws_composer.config.plugins.build` makes the objects.
+    `model`, `algorithms`, `callbacks` and `loggers` hold keyword arguments: checked, defaults filled in, nested
+    dataclasses made; `maws_composer.config.plugins.build` makes the objects.
 
     Args:
         stage: what is trained, by its registered name.
@@ -48,8 +48,8 @@ class Run:
         initialize_resize: resample positions for another image size, and patch embeddings for another patch size.
         seed: everything random follows from it.
         precision: `fp32`, `tf32` (fp32 with TF32 matrix products) or `amp_bf16`.
-        optimizer: AdamW.
-        schedule: of the learning rate.
+        optimizer: AdamW, or another by its name, with its arguments.
+        schedule: of the learning rate: warm-up, then decay, or another by its name, with its arguments.
         gradient_clip: largest norm of the gradient. Null: not clipped.
         deterministic: on GPUs, only kernels that give the same bits each time.
         run_name: default: the name of the YAML.
@@ -65,6 +65,7 @@ class Run:
         eval_interval: time between evaluations.
         allow_changed_config: resume although what affects results has changed.
         code_paths: files, folders (from the working directory) or modules whose plugins are registered.
+        algorithms: name -> arguments.
         callbacks: name -> arguments.
         loggers: name -> arguments.
         speed: what changes only speed.
@@ -80,8 +81,8 @@ class Run:
     initialize_whole: bool = False
     initialize_resize: bool = False
     precision: Precision = "fp32"
-    optimizer: AdamW = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     deterministic: bool = False
     run_name: str = "run"
@@ -97,6 +98,7 @@ class Run:
     eval_interval: Interval = "1000ba"
     allow_changed_config: bool = False
     code_paths: list[str] = field(default_factory=list)
+    algorithms: dict[str, Arguments | None] = field(default_factory=dict)
     callbacks: dict[str, Arguments | None] = field(default_factory=dict)
     loggers: dict[str, Arguments | None] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
@@ -140,8 +142,9 @@ def _data_problems(data: Data) -> Iterator[Problem]:
     if not data.train.streams and not single:
         yield Problem("data.train", "needs remote, local or streams")
     if data.train.decode == "fast":
-        if data.train.central_crop:
-            yield Problem("data.train.decode", "fast makes random crops only; set exact, or central_crop=false")
+        if data.train.central_crop or data.train.transform is not None:
+            message = "fast makes the usual random crops only; set exact, or leave out central_crop and transform"
+            yield Problem("data.train.decode", message)
         if find_spec("cv2") is None:
             yield Problem("data.train.decode", "fast needs the extra fast: pip install -e '.[fast]'")
     resampling = data.train.resampling

@@ -18,6 +18,7 @@ from streaming.base.world import World
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from maws_composer.config.build import build_named
 from maws_composer.data.captions import CaptionTokenizer
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
 from maws_composer.data.dataset import MakeOrder, SampleDataset
@@ -29,7 +30,7 @@ from maws_composer.data.resampling import mean_factor, threshold_of
 from maws_composer.data.scratch import run_folder
 from maws_composer.data.settings import EvalData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
-from maws_composer.data.transforms import RandomCropAndFlip, ResizeAndCrop, Transform
+from maws_composer.data.transforms import Chosen, RandomCropAndFlip, ResizeAndCrop, Transform
 from maws_composer.data.usable import Sample
 
 if TYPE_CHECKING:
@@ -228,6 +229,9 @@ def _decoder(data: TrainData) -> Callable[[bytes, int], Any]:
 
 def _train_transform(run: Run) -> Transform:
     size, data = run.model["image_size"], run.data.train
+    if data.transform is not None:
+        name = data.transform.name
+        return Chosen(name, build_named("transform", data.transform, name, run), run.seed, size)
     if data.central_crop:
         return ResizeAndCrop(size, size)
     return RandomCropAndFlip(run.seed, size, data.crop_scale, data.crop_ratio, data.flip)

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     MASK = 3
     LABEL = 4
     DROPOUT = 5
+    TRANSFORM = 6
 
 
 def philox(key: tuple[int, int], counter: tuple[Word, Word, Word, Word]) -> tuple[Word, Word, Word, Word]:

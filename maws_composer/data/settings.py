@@ -78,6 +78,17 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransformSettings:
+    """A transform; its arguments stand beside its name.
+
+    Args:
+        name: as it is registered.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainData(Source):
     """What is trained on, in which order, and how it is cropped. See `Source` for the rest.
 
@@ -94,6 +105,7 @@ class TrainData(Source):
         decode: `exact`: whole pictures and bicubic resizing, by Pillow; `fast`: JPEGs at the scale that their crop
             needs, by OpenCV (the extra `fast`), in half of the time or less, pixels 1 to 3 of 255 off on average.
         central_crop: nothing random: resize the shorter side and crop the middle, as embeddings are made.
+        transform: by name, with its arguments: in the place of the crop and the mirroring above. Null: these.
         max_bad_share: share of samples that cannot be used above which the run stops.
         max_left_out_share: share of an epoch that may be left out to make whole batches.
     """
@@ -109,6 +121,7 @@ class TrainData(Source):
     flip: bool = True
     decode: Literal["exact", "fast"] = "exact"
     central_crop: bool = False
+    transform: TransformSettings | None = None
     max_bad_share: Share = 0.01
     max_left_out_share: Share = 0.1
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,6 +84,52 @@ class RandomCropAndFlip:
             w = round(h * self.ratio[1])
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A transform that a run names. What it draws at random is the sample's own, from whichever generator it draws.
+
+    Args:
+        name: of the plugin, for errors.
+        transform: (image, generator) -> image.
+        seed: of the run.
+        size: side of the square that it has to make, in pixels.
+    """
+
+    name: str
+    transform: Callable[[Image.Image, np.random.Generator], Image.Image]
+    seed: int
+    size: int
+
+    def __call__(self, image: Image.Image, epoch: int, position: int) -> Pixels:
+        words = sample_words(self.seed, epoch, position, Purpose.TRANSFORM)
+        generator = np.random.Generator(np.random.Philox(key=sum(word << 32 * i for i, word in enumerate(words))))
+        with global_generators(words[0]):
+            made = self.transform(image, generator)
+        if not isinstance(made, Image.Image) or (made.mode, made.size) != ("RGB", (self.size, self.size)):
+            what = f"{made.mode} {made.size}" if isinstance(made, Image.Image) else type(made).__name__
+            expected = f"an RGB image of {self.size} x {self.size} pixels, the model's image_size"
+            raise ValueError(f"the transform {self.name!r} returned {what}; expected {expected}")
+        return pixels(made)
+
+
+@contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's global generators (the CPU's) begin with `seed`, and are as before afterwards.
+
+    Libraries of augmentations draw from them; a loader without workers shares them with the training.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from composer.core import DataSpec
 
-from maws_composer.config.plugins import build
+from maws_composer.config.build import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import known_classes
 from maws_composer.data.columns import CAPTIONS_FILE, LABELS

@@ -1,37 +1,34 @@
-"""AdamW with the parameter groups of MAE (He et al. 2021, appendix A)."""
+"""AdamW, in a kernel that can be told on the device to leave a step out."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from torch import nn
+from pydantic import Field
 from torch.optim import AdamW, Optimizer
 
-from maws_composer.optim import settings
+from maws_composer.optim.groups import ParamGroups
+from maws_composer.registry import register_optimizer
+
+NAME = "adamw"
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-def build_optimizer(stage: nn.Module, optimizer: settings.AdamW, global_train_batch_size: int) -> AdamW:
-    """AdamW over the trainable parameters, in two groups: biases and norms are not decayed, all else is.
+@register_optimizer(NAME)
+def adamw(
+    groups: ParamGroups,
+    /,
+    betas: tuple[Beta, Beta] = (0.9, 0.95),
+    eps: Annotated[float, Field(gt=0)] = 1e-8,
+) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019).
 
-    The learning rate is linear in the batch: `base_lr * global_train_batch_size / 256`. Call it after sharding: the
-    groups then hold the shards, and DTensors know their full shape, which is what tells a bias from a matrix.
-
-    The fused kernel honors `found_inf`, a tensor on the device: where it is 1, the step leaves weights, moments and the
-    count of steps as they are, and nobody on the CPU has to know before.
+    Args:
+        groups: of the parameters.
+        betas: decay of the first and the second moment.
+        eps: added to the root of the second moment.
     """
-    trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
-    spared = [parameter for parameter in trainable if parameter.ndim <= 1]
-    fused = AdamW(
-        [
-            {"params": decayed, "weight_decay": optimizer.weight_decay, "name": "decayed"},
-            {"params": spared, "weight_decay": 0.0, "name": "not decayed"},
-        ],
-        lr=optimizer.base_lr * global_train_batch_size / 256,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
-        fused=True,
-    )
+    fused = AdamW(groups, betas=betas, eps=eps, fused=True)
     fused.register_load_state_dict_pre_hook(_stay_fused)
     return fused
 

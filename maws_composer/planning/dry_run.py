@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.columns import CAPTION, IMAGE, IMAGE_EMBEDDING, LABELS
-from maws_composer.optim.adamw import build_optimizer
+from maws_composer.optim.build import build_optimizer
 from maws_composer.parallel.shard import wrap
 from maws_composer.planning.plan import columns_of
 from maws_composer.stages.build import build_stage
@@ -70,7 +70,7 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
         wrap(stage, replace(run.speed, compile=False), run.precision, torch.device("cpu"))
         with FakeTensorMode(allow_non_fake_inputs=True), _Collectives(seen):
             stage.to_empty(device="cpu")
-            optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
+            optimizer = build_optimizer(stage, run)
             batch = _batch(run, columns, microbatch)
             with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
                 loss = stage.loss(stage(batch), batch)

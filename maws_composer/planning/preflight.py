@@ -8,8 +8,8 @@ import torch
 from composer.utils import dist
 
 from maws_composer.checkpoints.room import check_room
+from maws_composer.config.build import build
 from maws_composer.config.load import LoadedRun
-from maws_composer.config.plugins import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.preflight import EpochReport, check_data

@@ -9,7 +9,7 @@ from composer.core import Callback
 from composer.models import ComposerModel
 from torch import nn
 
-from maws_composer.config.plugins import build
+from maws_composer.config.build import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.columns import IMAGE_EMBEDDING

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from maws_composer.config.build import build_told
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.models.text_tower import text_config
+from maws_composer.registry import lookup, register_exporter
 from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
 from maws_composer.weights.files import SourceError, Weights, checkpoint_address, open_weights
 from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
@@ -53,22 +55,24 @@ log = logging.getLogger(__name__)
 TORCHTEXTS = ("xlm-roberta", "roberta")  # whose text towers torchtext has
 
 
-def export(source: str, to: str, out: Path, image_tower: str | None = None) -> str:
+def export(source: str, to: str, out: Path, image_tower: str | None = None, assignments: Sequence[str] = ()) -> str:
     """Write weights; returns the address that they are from: of a run, its newest complete checkpoint.
 
     Args:
         source: a run or a checkpoint, local or in object storage; but for `checkpoint`, other weights too.
-        to: one of FORMATS.
+        to: name of an exporter.
         out: must not exist.
         image_tower: of a LiT run that has none, trained on image embeddings. None: what the run began with.
+        assignments: the exporter's arguments, as key=value.
 
     Raises:
-        ConfigError: nothing to export, or not in this format.
+        ConfigError: nothing to export, or not in this format; no such exporter, or wrong arguments of it.
     """
     if out.parts[0].endswith(":"):
         raise ConfigError([Problem(str(out), "is in object storage; name a folder on this machine, and copy it there")])
     if out.exists():
         raise ConfigError([Problem(str(out), "exists already; name a new one")])
+    lookup("exporter", to)
     try:
         address = checkpoint_address(source) if to == "checkpoint" else open_model(source).address
         with _whole(out) as partial:
@@ -77,13 +81,15 @@ def export(source: str, to: str, out: Path, image_tower: str | None = None) -> s
                 require_its_tower(model)
                 IMAGE_TEXT_FORMATS[to](model, partial)
             else:
-                FORMATS[to](address, partial)
+                build_told("exporter", to, assignments, address, partial)
     except SourceError as error:
         raise ConfigError([Problem("RUN", str(error))]) from error
     return address
 
 
-def _timm(address: str, out: Path) -> None:
+@register_exporter("timm")
+def timm(address: str, out: Path, /) -> None:
+    """For `timm.create_model("local-dir:OUT", pretrained=True)`: a folder."""
     trained = find_trained(address)
     _require_class_token(trained)
     out.mkdir()
@@ -91,7 +97,9 @@ def _timm(address: str, out: Path) -> None:
     _write_safetensors(out, _read(trained.encoder))
 
 
-def _hf(address: str, out: Path) -> None:
+@register_exporter("hf")
+def hf(address: str, out: Path, /) -> None:
+    """For `transformers.ViTModel`, or of LiT for `VisionTextDualEncoderModel`: a folder."""
     trained = find_trained(address)
     _require_class_token(trained)
     _refuse_qk_norm(trained.encoder, "transformers.ViTModel has none; use --to timm")
@@ -116,7 +124,9 @@ def _hf_dual_encoder(model: ImageText, out: Path) -> None:
     _write_safetensors(out, _made(model.weights, to_dual_encoder(model.weights.shapes, model.size.depth)))
 
 
-def _maws(address: str, out: Path) -> None:
+@register_exporter("maws")
+def maws(address: str, out: Path, /) -> None:
+    """A state dict as the released weights are, of LiT as those of MAWS-CLIP: a file."""
     _require_torch_suffix(out)
     trained = find_trained(address)
     _refuse_qk_norm(trained.encoder, "the released models have none; use --to timm")
@@ -134,19 +144,15 @@ def _maws_clip(model: ImageText, out: Path) -> None:
     torch.save(_made(model.weights, to_maws_clip(model.weights.shapes, text.num_hidden_layers)), out)
 
 
-def _checkpoint(address: str, out: Path) -> None:
+@register_exporter("checkpoint")
+def checkpoint(address: str, out: Path, /) -> None:
+    """Every tensor of the model, decoders and heads too, and config.yaml: a folder."""
     weights = open_weights(address)
     out.mkdir()
     (out / "config.yaml").write_text(yaml.safe_dump(dict(weights.config), sort_keys=False))
     _write_safetensors(out, _read(weights))
 
 
-FORMATS: dict[str, Callable[[str, Path], None]] = {
-    "timm": _timm,
-    "hf": _hf,
-    "maws": _maws,
-    "checkpoint": _checkpoint,
-}
 IMAGE_TEXT_FORMATS: dict[str, Callable[[ImageText, Path], None]] = {"hf": _hf_dual_encoder, "maws": _maws_clip}
 
 

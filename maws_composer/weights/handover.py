@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maws_composer.checkpoints.completeness import newest_complete
 from maws_composer.checkpoints.run_folder import open_path
-from maws_composer.config.plugins import build
+from maws_composer.config.build import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.outages import OutageError, is_mistake

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from maws_composer.config.build import build
+from maws_composer.registry import lookup, names
 from maws_composer.weights.dual_encoder import from_dual_encoder
 from maws_composer.weights.formats import from_hf_vit
 from maws_composer.weights.parts import ENCODER
@@ -36,11 +38,13 @@ class Layout(NamedTuple):
 
 
 def layout_of(shapes: Mapping[str, torch.Size]) -> Layout | None:
-    """None: there is no model that we know.
+    """None: there is no model that we know. A user's importers are asked first.
 
     Raises:
-        ValueError: there are several encoders.
+        ValueError: there are several encoders, or two importers know them.
     """
+    if claimed := _imported(shapes):
+        return claimed
     prefixes = {first: _before(first, shapes) for first in (FIRST, HF_FIRST)}
     found = sorted(prefix for several in prefixes.values() for prefix in several)
     if len(found) > 1:
@@ -57,8 +61,16 @@ def layout_of(shapes: Mapping[str, torch.Size]) -> Layout | None:
     return _timm(found[0], shapes)
 
 
-def _before(first: str, names: Iterable[str]) -> list[str]:
-    return [name.removesuffix(first) for name in names if f".{name}".endswith(f".{first}")]
+def _imported(shapes: Mapping[str, torch.Size]) -> Layout | None:
+    recipes = {name: build(lookup("importer", name), {}, None, shapes) for name in names("importer")}
+    claims = [Layout(f"{name}, a plug-in", found) for name, found in recipes.items() if found is not None]
+    if len(claims) > 1:
+        raise ValueError(f"is taken by several importers: {', '.join(claim.name for claim in claims)}")
+    return claims[0] if claims else None
+
+
+def _before(first: str, tensors: Iterable[str]) -> list[str]:
+    return [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]
 
 
 def _ours(root: str, shapes: Mapping[str, torch.Size]) -> Layout:
@@ -102,9 +114,9 @@ def _maws_clip(shapes: Mapping[str, torch.Size]) -> Layout:
     return Layout("maws_clip, text tower with torchtext's names", recipes)
 
 
-def to_maws_clip(names: Iterable[str], text_depth: int) -> dict[str, Recipe]:
-    """The tensors of a released MAWS-CLIP checkpoint, out of an ImageTextModel's `names`."""
-    tower = [name.removeprefix("encoder.") for name in names if name.startswith("encoder.")]
+def to_maws_clip(tensors: Iterable[str], text_depth: int) -> dict[str, Recipe]:
+    """The tensors of a released MAWS-CLIP checkpoint, out of those of an ImageTextModel, named `tensors`."""
+    tower = [name.removeprefix("encoder.") for name in tensors if name.startswith("encoder.")]
     return {
         **{f"vision_encoder.{name}": Recipe((f"encoder.{name}",)) for name in tower},
         **prefixed(to_torchtext(text_depth), TORCHTEXT, "text."),

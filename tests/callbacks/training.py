@@ -23,10 +23,11 @@ from torch import nn
 from maws_composer.checkpoints.resume import Resume, ResumePoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.config.build import build_all
 from maws_composer.config.durations import samples
 from maws_composer.config.load import LoadedRun
-from maws_composer.config.plugins import build_all, load_with_ours
-from maws_composer.optim.adamw import build_optimizer
+from maws_composer.config.plugins import load_with_ours
+from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group
 from maws_composer.parallel.leave import leave_process_group
@@ -87,7 +88,7 @@ def fit(
     run = load(folder, callbacks, steps, *overrides).run
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, torch_device())
-    optimizer = build_optimizer(stage, run.optimizer, BATCH)
+    optimizer = build_optimizer(stage, run)
     group = cpu_group(60)
     trainer = Trainer(
         model=stage,

@@ -10,6 +10,8 @@ import pytest
 from maws_composer import registry
 from maws_composer.config.load import LoadedRun, load_run
 from maws_composer.config.problems import ConfigError
+from maws_composer.optim.adamw import adamw
+from maws_composer.optim.schedule import WarmupThenDecay
 from tests.config.samples import GOOD, InputWait, Stage, Wandb
 
 
@@ -20,6 +22,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.register_stage("mae")(Stage)
     registry.register_callback("input_wait")(InputWait)
     registry.register_logger("wandb")(Wandb)
+    registry.register_optimizer("adamw")(adamw)
+    registry.register_schedule("warmup_then_decay")(WarmupThenDecay)
     for size in ("vit_b16", "vit_6.5b14"):
         registry.register_size(size)(size)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from composer import Callback
+from composer.loggers import LoggerDestination
+from composer.models import ComposerModel
 from pydantic import Field
 
 from maws_composer import registry
@@ -33,7 +36,7 @@ class Decoder:
             raise ValueError(f"width {self.width} cannot be split over {self.heads} heads")
 
 
-class Stage:
+class Stage(ComposerModel):
     """Hides patches.
 
     Args:
@@ -48,14 +51,19 @@ class Stage:
         *,
         run: Run,
     ) -> None:
+        super().__init__()
         self.size, self.mask_ratio, self.decoder, self.run = size, mask_ratio, decoder, run
 
+    def forward(self, batch: object) -> None: ...
 
-class InputWait:
+    def loss(self, outputs: object, batch: object) -> None: ...
+
+
+class InputWait(Callback):
     def __init__(self, every: Interval = "50ba", share: float = 0.1) -> None:
         self.every, self.share = every, share
 
 
-class Wandb:
+class Wandb(LoggerDestination):
     def __init__(self, project: str, api_key: str | None = None) -> None:
         self.project, self.api_key = project, api_key

@@ -29,7 +29,7 @@ IN_THE_FILE = {
     ),
     "key like no other": (
         "schedule: {zzz: 1}",
-        ("schedule.zzz", "unknown key; known here are warmup, final_lr, decay", "run.yaml, line 7"),
+        ("schedule.zzz", "unknown key; known here are name, warmup, final_lr, decay", "run.yaml, line 7"),
     ),
     "text for a number": ("seed: many", ("seed", "expected a whole number, got 'many'", "run.yaml, line 7")),
     "number in quotes": ("seed: '3'", ("seed", "expected a whole number, got '3'", "run.yaml, line 7")),

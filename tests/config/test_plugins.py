@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 from maws_composer import registry
+from maws_composer.config.build import build, build_all
 from maws_composer.config.load import load_run
-from maws_composer.config.plugins import build, build_all
 from maws_composer.config.problems import ConfigError
+from maws_composer.listing import describe
 from tests.config.samples import Decoder, InputWait, Stage
 
 MINE = """\
+from composer import Callback
 from maws_composer.registry import register_callback
 
 @register_callback("mine")
-class Mine:
+class Mine(Callback):
     '''Counts.'''
     def __init__(self, upto: int = 3) -> None:
         self.upto = upto
@@ -42,10 +44,11 @@ def test_callbacks_are_built_in_their_order(load, write):
 
 
 NEEDY = """\
+from composer import Callback
 from maws_composer.registry import register_callback
 
 @register_callback("needy")
-def needy() -> object:
+def needy() -> Callback:
     import a_package_that_nobody_has
 """
 
@@ -63,7 +66,7 @@ def test_a_package_that_is_missing_is_one_sentence(load, write):
 def test_arguments_that_were_never_checked_are_checked_when_something_is_built(load):
     with pytest.raises(ConfigError) as caught:
         build(registry.lookup("callback", "input_wait"), {"evry": 3}, load().run)
-    assert [(one.path, one.message) for one in caught.value.problems] == [("evry", "unknown key")]
+    assert [(one.path, one.message) for one in caught.value.problems] == [("evry", "unknown key; nearest is every")]
 
 
 def test_folders_files_and_modules(load, write, folder, monkeypatch):
@@ -139,7 +142,11 @@ def test_a_signature_without_types_cannot_be_used(mistakes, write):
 @pytest.fixture
 def package(write, folder, monkeypatch):
     """An installed package that offers a callback."""
-    write("site/their_package.py", "class Theirs:\n    def __init__(self, often: bool = True) -> None: ...\n")
+    write(
+        "site/their_package.py",
+        "from composer import Callback\n"
+        "class Theirs(Callback):\n    def __init__(self, often: bool = True) -> None: ...\n",
+    )
     write("site/their_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
     write(
         "site/their_package-1.0.dist-info/entry_points.txt",
@@ -177,7 +184,7 @@ def test_a_package_and_a_file_of_one_name(mistakes, write, folder):
 
 
 def test_a_plugin_describes_itself():
-    text = registry.describe("stage", "mae")
+    text = describe("stage", "mae")
     assert text.splitlines()[0].startswith("stage mae  (")
     assert text.splitlines()[2:5] == [
         "  size: str (name of a size)  required",
@@ -186,7 +193,7 @@ def test_a_plugin_describes_itself():
     ]
     assert text.endswith("  Hides patches.\n\n  Args:\n      size: the encoder.")
     with pytest.raises(ConfigError, match="unknown stage 'mea'; nearest is mae"):
-        registry.describe("stage", "mea")
+        describe("stage", "mea")
 
 
 def test_a_configuration_is_read_without_torch():

@@ -113,7 +113,7 @@ def test_a_loader_reads_the_same_samples_on_both_routes_and_replaces_the_same(tm
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(["data.train.central_crop=true"], "fast makes random crops only"), (["data.train.decode=fats"], "fast")],
+    [(["data.train.central_crop=true"], "fast makes the usual random crops"), (["data.train.decode=fats"], "fast")],
 )
 def test_what_fast_cannot_do_is_told(given: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:

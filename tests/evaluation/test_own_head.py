@@ -11,7 +11,8 @@ import torch.distributed.checkpoint as dcp
 import yaml
 
 from maws_composer.checkpoints.completeness import MARKER, write_marker
-from maws_composer.config.plugins import build, load_with_ours
+from maws_composer.config.build import build
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.problems import ConfigError
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.features import Features

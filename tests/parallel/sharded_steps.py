@@ -9,11 +9,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from maws_composer.config.run import Run
+from maws_composer.data.settings import Data, TrainData
 from maws_composer.models.mae import MaskedAutoencoder
 from maws_composer.models.sizes import DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
-from maws_composer.optim.adamw import build_optimizer
-from maws_composer.optim.settings import AdamW
+from maws_composer.optim.build import build_optimizer
+from maws_composer.optim.settings import OptimizerSettings
 from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.settings import Sharding, Speed
 from maws_composer.parallel.shard import require_sharded, shard
@@ -56,7 +58,11 @@ def main(options: dict) -> None:
     digest = hashlib.sha256()
     for name, parameter in sorted(stage.named_parameters()):
         digest.update(name.encode() + whole(parameter).detach().numpy().tobytes())
-    optimizer = build_optimizer(stage, AdamW(base_lr=0.1), BATCH)
+    run = Run(
+        stage="mae", model={}, data=Data(train=TrainData()), global_train_batch_size=BATCH,
+        max_duration=f"{BATCH}sp", optimizer=OptimizerSettings(base_lr=0.1),
+    )  # fmt: skip
+    optimizer = build_optimizer(stage, run)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for _ in range(options.get("steps", 5)):

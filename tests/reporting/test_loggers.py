@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from maws_composer.config.plugins import build, our_code_paths
+from maws_composer.config.build import build
+from maws_composer.config.plugins import our_code_paths
 from maws_composer.registry import load_plugins, lookup
 
 WANDB = """\

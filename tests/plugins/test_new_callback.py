@@ -1,0 +1,45 @@
+"""`maws-composer new callback`: what it writes works as written, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maws_composer.cli import main
+from tests.processes import ROOT
+
+
+def test_the_callback_and_its_test_pass_as_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["new", "callback", "mean_loss", "--out", str(tmp_path / "mine")]) == 0
+    files = [tmp_path / "mine" / name for name in ("mean_loss.py", "test_mean_loss.py")]
+    assert capsys.readouterr().out.split() == [str(file) for file in files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", files[1]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
+    command = [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", tmp_path / "mine"]
+    assert subprocess.run(command).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("MeanLoss", "'MeanLoss' is no name in snake_case, such as input_wait"),
+        ("mean-loss", "'mean-loss' is no name in snake_case"),
+        ("class", "'class' is no name in snake_case"),
+        ("reconstructions", "'reconstructions' is taken by "),
+    ],
+)
+def test_a_name_that_cannot_be_given(name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["new", "callback", name, "--out", str(tmp_path / "mine")]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "test_mean_loss.py").write_text("mine")
+    assert main(["new", "callback", "mean_loss", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}/test_mean_loss.py exists already; nothing was written" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["test_mean_loss.py"]
