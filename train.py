@@ -39,6 +39,7 @@ from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.microbatch import agree_on_microbatch
 from maws_composer.planning.preflight import preflight
 from maws_composer.reporting.metrics_file import MetricsFile
+from maws_composer.reporting.opening import opening
 from maws_composer.reporting.pictures import PictureFiles
 from maws_composer.reporting.report import publish_report
 from maws_composer.resilience.bad_samples import BadSamples
@@ -86,9 +87,11 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run.optimizer, run.global_train_batch_size)
     checkpoints, spikes = ShardedCheckpoints(folder, run, group), LossSpikes(run, folder)
+    train_loader, microbatch = build_train_loader(run, stage.columns), agree_on_microbatch(run)
+    log.info("%s", opening(run, stage, train_loader.dataloader.dataset, microbatch, resume_from))
     trainer = Trainer(
         model=stage,
-        train_dataloader=build_train_loader(run, stage.columns),
+        train_dataloader=train_loader,
         eval_dataloader=build_eval_loader(run, stage.columns),
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
@@ -109,7 +112,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         max_duration=Time(samples(run.max_duration), "sp"),
         eval_interval=run.eval_interval if run.data.eval else 1,
         device=device,
-        device_train_microbatch_size=agree_on_microbatch(run),
+        device_train_microbatch_size=microbatch,
         precision=COMPOSER_PRECISION[run.precision],
         parallelism_config={"fsdp": already_sharded()},
         deterministic_mode=run.deterministic,
@@ -127,7 +130,8 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
-    warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
+    not_ours = "FSDP2 Config/APIs are experimental|TypedStorage is deprecated|The _fsdp_wrap attribute"
+    warnings.filterwarnings("ignore", not_ours)
     world_size = dist.get_world_size()
     nodes = world_size // dist.get_local_world_size()
     return check_and_work(
