@@ -6,11 +6,14 @@ The same command again goes on with the same run, on another number of GPUs too.
 configuration is shown, and where each value came from; nothing is trained.
 """
 
+from maws_composer.config.manual import print_manual_if_asked
 from maws_composer.resilience.notice import listen
 from maws_composer.resilience.orphans import end_with_launcher
 
 listen()  # before the slow imports: notice may be given, and a launcher killed, during them
 end_with_launcher()
+if __name__ == "__main__":
+    print_manual_if_asked(__doc__)
 
 import logging
 import sys
@@ -136,7 +139,6 @@ def main(arguments: Sequence[str]) -> int:
     nodes = world_size // dist.get_local_world_size()
     return check_and_work(
         arguments,
-        __doc__,
         load=lambda config, overrides: load_with_ours(config, overrides, world_size, nodes),
         preflight=lambda loaded: preflight(loaded, world_size, nodes),
         work=train,

@@ -2,9 +2,10 @@
 
 import torch
 
-from benchmarks import embeddings, epoch_order, label_loss, labels, training_step
+from benchmarks import embeddings, epoch_order, label_loss, labels, start, training_step
 
 if __name__ == "__main__":
+    start.main([])
     epoch_order.main([])
     labels.main()
     label_loss.main([])
