@@ -46,7 +46,7 @@ def test_what_cannot_be_read_is_told_for_all_sources_at_once(folder, tmp_path):
     assert check(tmp_path, data, eval={"local": str(tmp_path / "c")}) == [
         f"data.train.streams.a.local: {tmp_path}/a is not readable: it has no index.json; {MAKER}",
         f"data.train.streams.b.remote: {tmp_path}/b is not readable: it has no index.json; {MAKER}",
-        f"data.eval.local: {tmp_path}/c is not readable: it has no index.json",
+        f"data.eval.local: {tmp_path}/c is not readable: it has no index.json; {MAKER}",
     ]
 
 
@@ -150,7 +150,7 @@ def test_object_storage_says_what_is_wrong(folder, tmp_path, s3, monkeypatch):
     shutil.copytree(folder, s3.bucket("preflight") / "data")
     assert check(tmp_path, {"remote": "s3://preflight/data"}) == []
     assert check(tmp_path, {"remote": "s3://preflight/date"}) == [
-        "data.train.remote: s3://preflight/date is not readable: it has no index.json"
+        "data.train.remote: s3://preflight/date is not readable: it has no index.json; " + MAKER
     ]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert check(tmp_path, {"remote": "s3://preflight/data"}) == [

@@ -19,6 +19,7 @@ import yaml
 
 from maws_composer import cli, registry
 from maws_composer.config.plugins import load_with_ours, our_code_paths
+from maws_composer.config.problems import ConfigError, format_problems
 from maws_composer.evaluation.settings import load_evaluation
 from streaming_conversion import cli as conversion
 from tests.processes import ROOT
@@ -206,6 +207,14 @@ def test_errors_that_are_explained_are_errors_that_there_are() -> None:
     assert len(explained) > 20
     for message in explained:
         assert any(message.strip("… :;,.") in text for text in known), message
+
+
+def test_the_mistakes_that_the_first_page_shows_are_told_like_that(folder: Path) -> None:
+    (shown,) = (snippet.text for snippet in snippets("text") if snippet.page == "getting-started")
+    with pytest.raises(ConfigError) as refused:
+        overrides = ["data.train.remote=s3://bucket/images", "model.mask_ration=0.6"]
+        load_with_ours("yamls/mae_vitb.yaml", overrides, world_size=3)
+    assert format_problems("yamls/mae_vitb.yaml", refused.value.problems) == shown
 
 
 def test_the_reference_names_every_key_of_a_run_and_of_an_evaluation() -> None:
