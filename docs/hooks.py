@@ -12,7 +12,6 @@ import docstring_parser
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BeforeValidator
 
 from maws_composer.config import durations
 from maws_composer.config.check import describe_type, signature_of
@@ -22,9 +21,10 @@ from maws_composer.evaluation.settings import Evaluation
 from maws_composer.registry import KINDS, load_plugins, lookup, names
 
 HERE = Path(__file__).parent
-_DURATIONS = {_.__metadata__[0].func: words for _, words in (
-    (durations.Interval, "duration: 1000ba, 1_000_000sp"), (durations.Samples, "samples: 1_000_000sp"),
-)}  # fmt: skip
+_DURATIONS = (
+    (durations.Interval, "duration: 1000ba, 1_000_000sp"),
+    (durations.Samples, "samples: 1_000_000sp"),
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -108,9 +108,9 @@ def _dataclass_in(annotation: Any) -> type | None:
 
 
 def _type(annotation: Any) -> str:
-    for marker in getattr(annotation, "__metadata__", ()):
-        if isinstance(marker, BeforeValidator) and marker.func in _DURATIONS:
-            return _DURATIONS[marker.func]
+    for duration, words in _DURATIONS:
+        if annotation == duration:
+            return words
     if hasattr(annotation, "__metadata__") and get_origin(annotation.__origin__) is not None:
         return _type(annotation.__origin__)
     if annotation == dict[str, Any]:

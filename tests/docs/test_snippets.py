@@ -232,6 +232,7 @@ def test_the_reference_names_every_key_of_a_run_and_of_an_evaluation() -> None:
     for kind in registry.KINDS:
         for name in registry.names(kind):
             assert f"\n### {kind}: {name}\n" in text
+    assert "|  |" not in text  # everything is explained
     assert "object at 0x" not in text and "typing." not in text and "Annotated" not in text
 
 
