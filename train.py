@@ -133,8 +133,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
-    not_ours = "FSDP2 Config/APIs are experimental|TypedStorage is deprecated|The _fsdp_wrap attribute"
-    warnings.filterwarnings("ignore", not_ours)
+    warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
     world_size = dist.get_world_size()
     nodes = world_size // dist.get_local_world_size()
     return check_and_work(
