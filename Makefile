@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
-.PHONY: quickstart test test-all faults lint format bench clean
+.PHONY: quickstart test test-all faults lint format bench docs clean
 
 quickstart: $(INSTALLED) data/quickstart/val-labelled/dataset.json data/quickstart/pairs/kinds/dataset.json
 	@echo "1 of 4: MAE pre-pretraining"
@@ -72,6 +72,9 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict -f docs/mkdocs.yml
 
 clean:
 	rm -rf .venv runs evaluations

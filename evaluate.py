@@ -7,9 +7,12 @@ evaluation of the same weights on the same images begins with them. With `--prin
 and nothing is computed.
 """
 
+from maws_composer.config.manual import print_manual_if_asked
 from maws_composer.resilience.orphans import end_with_launcher
 
 end_with_launcher()  # before the slow imports: a launcher may be killed during them
+if __name__ == "__main__":
+    print_manual_if_asked(__doc__)
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,7 +83,7 @@ def conclude(
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then evaluate. Returns the exit code: 2 for mistakes in the configuration."""
-    return check_and_work(arguments, __doc__, load=load_evaluation, preflight=preflight, work=evaluate)
+    return check_and_work(arguments, load=load_evaluation, preflight=preflight, work=evaluate)
 
 
 if __name__ == "__main__":  # loader workers may import this file again

@@ -6,11 +6,14 @@ The same command again goes on with the same run, on another number of GPUs too.
 configuration is shown, and where each value came from; nothing is trained.
 """
 
+from maws_composer.config.manual import print_manual_if_asked
 from maws_composer.resilience.notice import listen
 from maws_composer.resilience.orphans import end_with_launcher
 
 listen()  # before the slow imports: notice may be given, and a launcher killed, during them
 end_with_launcher()
+if __name__ == "__main__":
+    print_manual_if_asked(__doc__)
 
 import logging
 import sys
@@ -40,6 +43,7 @@ from maws_composer.planning.microbatch import agree_on_microbatch
 from maws_composer.planning.preflight import preflight
 from maws_composer.reporting.environment import note_start
 from maws_composer.reporting.metrics_logger import MetricsFile
+from maws_composer.reporting.opening import opening
 from maws_composer.reporting.picture_logger import PictureFiles
 from maws_composer.reporting.publishing import ReportAtCheckpoints, publish_report
 from maws_composer.resilience.bad_samples import BadSamples
@@ -88,9 +92,11 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run)
     checkpoints, spikes = ShardedCheckpoints(folder, run, group), LossSpikes(run, folder)
+    train_loader, microbatch = build_train_loader(run, stage.columns), agree_on_microbatch(run)
+    log.info("%s", opening(run, stage, train_loader.dataloader.dataset, microbatch, resume_from))
     trainer = Trainer(
         model=stage,
-        train_dataloader=build_train_loader(run, stage.columns),
+        train_dataloader=train_loader,
         eval_dataloader=build_eval_loader(run, stage.columns),
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
@@ -112,7 +118,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         max_duration=Time(samples(run.max_duration), "sp"),
         eval_interval=run.eval_interval if run.data.eval else 1,
         device=device,
-        device_train_microbatch_size=agree_on_microbatch(run),
+        device_train_microbatch_size=microbatch,
         precision=COMPOSER_PRECISION[run.precision],
         parallelism_config={"fsdp": already_sharded()},
         deterministic_mode=run.deterministic,
@@ -135,7 +141,6 @@ def main(arguments: Sequence[str]) -> int:
     nodes = world_size // dist.get_local_world_size()
     return check_and_work(
         arguments,
-        __doc__,
         load=lambda config, overrides: load_with_ours(config, overrides, world_size, nodes),
         preflight=lambda loaded: preflight(loaded, world_size, nodes),
         work=train,

@@ -2,9 +2,10 @@
 
 import torch
 
-from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, training_step
+from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, start, training_step
 
 if __name__ == "__main__":
+    start.main([])
     decoding.main([])
     epoch_order.main([])
     labels.main()

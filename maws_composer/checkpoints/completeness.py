@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cloudpathlib import CloudPath
+if TYPE_CHECKING:
+    from cloudpathlib import CloudPath  # here and elsewhere imported when needed: with all of its clients it is slow
 
-RunPath = Path | CloudPath
+RunPath: TypeAlias = "Path | CloudPath"
 MARKER = "complete.json"
 _NAME = re.compile(r"ep(\d+)-ba(\d+)")
 

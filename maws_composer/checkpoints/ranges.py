@@ -6,12 +6,13 @@ import io
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-from cloudpathlib import AzureBlobPath, CloudPath, GSPath, S3Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from maws_composer.checkpoints.completeness import RunPath
 from maws_composer.outages import insist
+
+if TYPE_CHECKING:
+    from cloudpathlib import CloudPath
 
 _PATIENCE = 60.0  # seconds
 _BUFFER = 1 << 20
@@ -24,7 +25,7 @@ def read_range(path: RunPath, offset: int, length: int) -> bytes:
         EOFError: the file is shorter.
         StorageError: object storage does not answer.
     """
-    if isinstance(path, CloudPath):
+    if not isinstance(path, Path):
         data = insist(lambda: _request(path, offset, length), str(path), _PATIENCE) if length else b""
     else:
         with path.open("rb") as file:
@@ -84,6 +85,8 @@ def _request(path: CloudPath, offset: int, length: int) -> bytes:
 
     What gs:// and az:// are asked for is tested, but not run by us against the providers themselves.
     """
+    from cloudpathlib import AzureBlobPath, GSPath, S3Path
+
     if isinstance(path, S3Path):
         client, part = s3_client(os.environ.get("S3_ENDPOINT_URL")), f"bytes={offset}-{offset + length - 1}"
         return client.get_object(Bucket=path.bucket, Key=path.key, Range=part)["Body"].read()

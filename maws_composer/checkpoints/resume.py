@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
-from cloudpathlib import CloudPath
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
@@ -148,7 +147,7 @@ def _download(checkpoint: Checkpoint, target: Path, run_folder: RunFolder) -> No
         if not _is_whole(path, checkpoint):
             path.unlink()
     remote = open_path(checkpoint.folder)
-    assert isinstance(remote, CloudPath)
+    assert not isinstance(remote, Path)
     for name in tqdm([*checkpoint.files, MARKER], desc="downloading", unit="file"):
         file = unfinished / name
         if not file.exists():

@@ -6,12 +6,13 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
-
-from cloudpathlib import S3Path
+from typing import TYPE_CHECKING, Any
 
 from maws_composer.checkpoints.completeness import MARKER, Checkpoint, RunPath, read_newest_first
 from maws_composer.checkpoints.ranges import s3_client
+
+if TYPE_CHECKING:
+    from cloudpathlib import S3Path
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def abort_cut_off_uploads(checkpoints: RunPath) -> None:
 
     To be called before this run uploads anything. A server, or a permission, that does not offer it is no obstacle.
     """
+    from cloudpathlib import S3Path
+
     if not isinstance(checkpoints, S3Path):
         return
     try:

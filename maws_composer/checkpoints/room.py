@@ -64,7 +64,7 @@ def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -
                 probe.write(b"x")
                 probe.flush()
         except OSError as error:
-            return [Problem(key, f"{nearest} is not writable: {error.strerror or error}")]
+            return [Problem(key, f"{nearest} is not writable: {error.strerror or error}; make it so, or name another")]
     disk = shutil.disk_usage(nearest)
     if not disk.total:  # some file systems do not say
         return []

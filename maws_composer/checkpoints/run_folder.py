@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cloudpathlib import AnyPath, CloudPath
-from cloudpathlib.exceptions import CloudPathException
 from filelock import FileLock, Timeout
 
 from maws_composer.checkpoints.completeness import RunPath
@@ -53,10 +51,14 @@ def open_path(url: str) -> RunPath:
     """
     if "://" in url and not url.startswith(("s3://", "gs://", "az://")):
         raise ConfigError([Problem("save_folder", f"{url}: expected a local folder, s3://, gs:// or az://")])
+    if "://" not in url:
+        return Path(url)
+
+    from cloudpathlib import AnyPath, S3Client
+    from cloudpathlib.exceptions import CloudPathException
+
     try:
         if url.startswith("s3://"):
-            from cloudpathlib import S3Client  # botocore is slow to import
-
             return S3Client(endpoint_url=os.environ.get("S3_ENDPOINT_URL")).CloudPath(url)
         return AnyPath(url)
     except CloudPathException as error:
@@ -190,7 +192,7 @@ def fetch(folder: RunFolder, name: str) -> None:
     """Bring a file of a remote run that only grows to this node, unless this node's reaches further."""
     remote, local = folder.home / name, folder.local / name
     reached = local.stat().st_size if local.exists() else -1
-    if isinstance(remote, CloudPath) and remote.exists() and remote.stat().st_size > reached:
+    if not isinstance(remote, Path) and remote.exists() and remote.stat().st_size > reached:
         remote.download_to(local)
 
 
@@ -199,5 +201,5 @@ def send(folder: RunFolder, *names: str) -> None:
     home = folder.home
     for name in names:
         remote = home / name
-        if isinstance(remote, CloudPath):
+        if not isinstance(remote, Path):
             remote.upload_from(folder.local / name, force_overwrite_to_cloud=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
-from cloudpathlib import CloudPath
 from composer.callbacks import CheckpointSaver
 from composer.core import State
 from composer.loggers import Logger
@@ -23,6 +23,9 @@ from maws_composer.config.durations import parse_duration
 from maws_composer.config.run import Run
 from maws_composer.outages import StorageError
 from maws_composer.parallel.agree import cpu_group
+
+if TYPE_CHECKING:
+    from cloudpathlib import CloudPath
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-from cloudpathlib import CloudPath
+from typing import TYPE_CHECKING, TypeVar
 
 from maws_composer.checkpoints.completeness import MARKER
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.outages import StorageError, insist
+
+if TYPE_CHECKING:
+    from cloudpathlib import CloudPath
 
 Result = TypeVar("Result")
 
@@ -112,7 +113,7 @@ class Uploader:
         began = time.monotonic()
         try:
             home = open_path(self._home)  # a client of this thread's own
-            assert isinstance(home, CloudPath)
+            assert not isinstance(home, Path)
             work(home)
             self.seconds = time.monotonic() - began
         except BaseException as error:

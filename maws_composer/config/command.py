@@ -1,10 +1,9 @@
-"""The frame of train.py and evaluate.py: check everything, then work; with --help or --print, say something instead."""
+"""The frame of train.py and evaluate.py: check everything, then work; or, with --print, show the configuration."""
 
 from __future__ import annotations
 
 import logging
 import resource
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -21,7 +20,6 @@ Config = TypeVar("Config")
 
 def check_and_work(
     arguments: Sequence[str],
-    manual: str | None,
     load: Callable[[str, Sequence[str]], Loaded[Config]],
     preflight: Callable[[Loaded[Config]], None],
     work: Callable[[Loaded[Config]], None],
@@ -29,8 +27,7 @@ def check_and_work(
     """Load the YAML that the command line names, and work by it.
 
     Args:
-        arguments: a YAML, overrides, and perhaps --print or --help.
-        manual: for --help.
+        arguments: a YAML, overrides, and perhaps --print.
         load: from the YAML's path and the overrides; see `load_behind_gate`.
         preflight: what else can be wrong; not looked at with --print.
         work: on every rank.
@@ -38,11 +35,8 @@ def check_and_work(
     Returns:
         The exit code: 2 for mistakes in the configuration.
     """
-    if "--help" in arguments or "-h" in arguments:
-        print(manual)
-        return 0
     printing = "--print" in arguments
-    config, *overrides = [argument for argument in arguments if argument != "--print"] or sys.exit(manual)
+    config, *overrides = [argument for argument in arguments if argument != "--print"]
     _allow_as_many_files_as_possible()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("maws_composer").setLevel(logging.WARNING if dist.get_global_rank() else logging.INFO)

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 FAILED = 4  # after streaming's own states of a shard, 0 to 3
 _LONGEST_PAUSE = 60.0
 _CHECKSUM_ATTEMPTS = 2
+_THEN = "the same command goes on"
 
 
 class ShardError(RuntimeError):
@@ -181,7 +182,7 @@ class DataStream(Stream):
                     raise ShardError(f"{address} cannot be unpacked: {error}") from error
                 shard.evict()  # else the next start would take it for a good one
                 if attempt == _CHECKSUM_ATTEMPTS:
-                    raise ShardError(f"{address} is damaged: {error}") from error
+                    raise ShardError(f"{address} is damaged: {error}; once it is whole, {_THEN}") from error
                 log.warning("%s is damaged (%s); fetching it once more", address, error)
         raise AssertionError
 
@@ -216,7 +217,7 @@ class DataStream(Stream):
         address = self.source.path(from_basename)
         local = os.path.join(self.local, to_basename or from_basename)
         if not self.source.is_cached:
-            raise ShardError(f"{address} is missing")
+            raise ShardError(f"{address} is missing; once it is there, {_THEN}")
         began = time.monotonic()
         for attempt in range(1, self.download_retry + 1):
             try:

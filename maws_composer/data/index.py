@@ -139,6 +139,7 @@ def read_file(source: Shards, basename: str, timeout: float) -> bytes:
         return read_bytes(source, basename, timeout)
     except Exception as error:  # every kind of object storage has its own
         why = f"it has no {basename}" if reason(error) == NO_FILE else reason(error)
+        why += "; python -m streaming_conversion makes shards of images" if why.endswith(f"no {INDEX}") else ""
         raise refused(error, Problem(source.where, f"{source.address} is not readable: {why}")) from error
 
 

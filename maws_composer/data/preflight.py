@@ -120,7 +120,7 @@ def _check_training(
         order = train_order(train, run.seed, run.global_train_batch_size, indexes)
     except ConfigError as error:
         return DataCheck(list(error.problems), None)
-    epoch = _report(order, indexes, train)
+    epoch = report_epoch(order, indexes, train)
     block = train.shuffle_block_size if train.shuffle else 1
     canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
     problems = _left_out_problems(epoch, run)
@@ -128,6 +128,19 @@ def _check_training(
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
     return DataCheck(problems, epoch)
+
+
+def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:
+    """What an epoch in this order is; `indexes` are those of its streams."""
+    resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
+    return EpochReport(
+        samples=order.draws,
+        samples_per_epoch=order.size,
+        unit=order.unit,
+        shards=sum(len(index.shards) for index in indexes),
+        bytes=sum(index.bytes for index in indexes),
+        resampling=resampling,
+    )
 
 
 def check_sources(
@@ -183,18 +196,6 @@ def _label_problems(train: TrainData, evaluation: EvalData | None, num_classes: 
     if evaluation is not None:
         problems += label_problems(evaluation_shards(evaluation), evaluation, num_classes)
     return problems
-
-
-def _report(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:
-    resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
-    return EpochReport(
-        samples=order.draws,
-        samples_per_epoch=order.size,
-        unit=order.unit,
-        shards=sum(len(index.shards) for index in indexes),
-        bytes=sum(index.bytes for index in indexes),
-        resampling=resampling,
-    )
 
 
 def _left_out_problems(epoch: EpochReport, run: Run) -> list[Problem]:

@@ -139,7 +139,12 @@ class EvalData(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Datasets for training and, if any, for evaluation."""
+    """Datasets for training and, if any, for evaluation.
+
+    Args:
+        train: what is trained on.
+        eval: what is evaluated on while training. Null: nothing is.
+    """
 
     train: TrainData
     eval: EvalData | None = None

@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.head_dim = width // heads
         self.kernel = "sdpa"
+        self.choice: Choice | None = None  # how the kernel was chosen, once it was
         self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = nn.LayerNorm(self.head_dim, eps=LAYER_NORM_EPS) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_dim, eps=LAYER_NORM_EPS) if qk_norm else nn.Identity()
@@ -98,7 +99,7 @@ def set_attention_kernel(
         requested, device_type, dtype, capability: as for `choose_kernel`.
 
     Returns:
-        The distinct choices, whose `log_line`s belong in the log.
+        The distinct choices.
 
     Raises:
         ValueError: the kernel cannot run here, or `flash_attn` is not installed.
@@ -108,10 +109,14 @@ def set_attention_kernel(
             "attention kernel flash_attn needs the package flash-attn, which is not installed: "
             "pip install 'maws_composer[flash-attn]', or use auto"
         )
-    choices: dict[Choice, None] = {}
     for module in model.modules():
         if isinstance(module, Attention):
-            choice = choose_kernel(requested, device_type, dtype, module.head_dim, capability)
-            module.kernel = choice.name
-            choices[choice] = None
-    return list(choices)
+            module.choice = choose_kernel(requested, device_type, dtype, module.head_dim, capability)
+            module.kernel = module.choice.name
+    return chosen_kernels(model)
+
+
+def chosen_kernels(model: nn.Module) -> list[Choice]:
+    """What `set_attention_kernel` chose: the distinct choices, whose `log_line`s belong in the log."""
+    chosen = [module.choice for module in model.modules() if isinstance(module, Attention)]
+    return list(dict.fromkeys(choice for choice in chosen if choice is not None))

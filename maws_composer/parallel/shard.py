@@ -7,7 +7,6 @@ result and wraps nothing: left to itself it would overwrite a two-dimensional me
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,8 +25,6 @@ from maws_composer.parallel.gloo import average_correctly, give_cpu_streams_even
 from maws_composer.parallel.materialize import materialize
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.workload import is_checkpointed
-
-log = logging.getLogger(__name__)
 
 
 def already_sharded() -> FSDP2Config:
@@ -108,7 +105,6 @@ def _build_mesh(device: torch.device, at_most: int | None) -> DeviceMesh:
     if device.type == "cpu":
         average_correctly()
         give_cpu_streams_events()
-    log.info("sharding: %d GPUs = %d replicas x %d shards", world_size, replicate, degree)
     if replicate == 1:
         return init_device_mesh(device.type, (degree,), mesh_dim_names=("shard",))
     return init_device_mesh(device.type, (replicate, degree), mesh_dim_names=("replicate", "shard"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 import torch
@@ -10,9 +9,7 @@ from composer.utils import dist
 
 from maws_composer.config.run import Run
 from maws_composer.planning.memory import FIXED_OVERHEAD
-from maws_composer.planning.plan import memory_of, microbatch_size, workload_of
-
-log = logging.getLogger(__name__)
+from maws_composer.planning.plan import microbatch_size, workload_of
 
 
 def memory_here() -> float:
@@ -31,12 +28,4 @@ def agree_on_microbatch(run: Run) -> int:
     """Samples that go through each GPU at once: what the smallest one has memory for. A collective."""
     world_size, workload = dist.get_world_size(), workload_of(run)
     memory = min(dist.all_gather_object(memory_here()))
-    size = microbatch_size(run, workload, world_size, memory)
-    log.info(
-        "microbatches of %d of the %d samples of each GPU: by the estimate a step needs %.1f GB of %.0f",
-        size,
-        run.global_train_batch_size // world_size,
-        memory_of(run, workload, world_size, size).total / 1e9,
-        memory / 1e9,
-    )
-    return size
+    return microbatch_size(run, workload, world_size, memory)

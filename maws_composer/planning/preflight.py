@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from composer.utils import dist
 
@@ -12,17 +10,14 @@ from maws_composer.config.build import build
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
-from maws_composer.data.preflight import EpochReport, check_data
+from maws_composer.data.preflight import check_data
 from maws_composer.outages import OutageError, insist
 from maws_composer.planning.microbatch import memory_here
-from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, possible_world_sizes, workload_of
-from maws_composer.planning.world_sizes import say_world_sizes
+from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, workload_of
 from maws_composer.registry import lookup
 from maws_composer.resilience import notice
 from maws_composer.weights.beginning import check_beginning
 from maws_composer.weights.embedded import check_embeddings
-
-log = logging.getLogger(__name__)
 
 
 def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
@@ -32,33 +27,26 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         ConfigError: with all problems at once.
         StorageError: object storage was away for longer than `storage_patience`, or until a notice came.
     """
-    epoch = insist(
+    insist(
         lambda: _look(loaded, world_size, nodes),
         "looking at the data and at save_folder",
         loaded.run.storage_patience,
         stop=notice.given,
         unless=lambda error: not isinstance(error, OutageError),
     )
-    log.info("%s", epoch)
-    memory = _memory()
-    per_node = world_size // nodes if nodes > 1 else torch.cuda.device_count() or None
-    possible = possible_world_sizes(loaded.run, workload_of(loaded.run), per_node, 4 * world_size, memory)
-    log.info("may be resumed on %s", say_world_sizes(possible, per_node))
 
 
-def _look(loaded: LoadedRun, world_size: int, nodes: int) -> EpochReport | None:
-    """What an epoch is, if there are no problems."""
+def _look(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     columns = columns_of(loaded.run)
-    data = check_data(loaded.run, world_size, nodes, columns)
+    data = check_data(loaded.run, world_size, nodes, columns).problems
     model = check_model(loaded.run, world_size, _memory())
     source = [] if model else check_beginning(loaded.run)
-    problems = [*check_nodes(world_size), *model, *source, *(data.problems or check_embeddings(loaded.run, columns))]
+    problems = [*check_nodes(world_size), *model, *source, *(data or check_embeddings(loaded.run, columns))]
     if not model:
         problems += check_room(loaded.run, workload_of(loaded.run).parameters.trainable, world_size, nodes)
         problems += check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))
-    return data.epoch
 
 
 def _memory() -> float:

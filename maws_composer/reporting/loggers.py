@@ -1,15 +1,20 @@
-"""Composer's loggers under the names of `loggers:`. Those of the extras are imported when they are asked for."""
+"""Loggers under the names of `loggers:`. Those of the extras are imported when they are asked for."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from composer.loggers import LoggerDestination, MLFlowLogger, ProgressBarLogger, WandBLogger
+from composer.loggers import LoggerDestination, MLFlowLogger, WandBLogger
 from composer.utils import dist
+from pydantic import Field
 
 from maws_composer.checkpoints.run_folder import run_id
+from maws_composer.config.durations import parse_duration
+from maws_composer.data.columns import CAPTION
+from maws_composer.planning.plan import columns_of
 from maws_composer.registry import register_logger
+from maws_composer.reporting.progress_bar import ProgressBar
 from maws_composer.reporting.tensorboard import ContinuedTensorboard
 
 if TYPE_CHECKING:
@@ -17,13 +22,14 @@ if TYPE_CHECKING:
 
 
 @register_logger("progress_bar")
-def progress_bar(log_traces: bool = False) -> LoggerDestination:
-    """A bar per epoch and per evaluation, on rank 0.
+def progress_bar(every: Annotated[float, Field(gt=0)] = 60.0, *, run: Run) -> LoggerDestination:
+    """How far the run is, how fast it gets on, and when it will be through. Without a terminal, lines in the log.
 
     Args:
-        log_traces: print what callbacks trace, too.
+        every: seconds between two lines, where there is no terminal.
     """
-    return ProgressBarLogger(log_traces=log_traces)
+    unit = "pairs" if CAPTION in columns_of(run) else "images"
+    return ProgressBar(every, parse_duration(run.save_interval), run.global_train_batch_size, unit)
 
 
 @register_logger("tensorboard")

@@ -41,7 +41,7 @@ class BadSamples(Callback):
         if self.seen >= 1000 and self.replaced > self.max_share * self.seen:
             raise TooManyBadSamplesError(
                 f"{self.replaced} of {self.seen} samples could not be used, data.train.max_bad_share is "
-                f"{self.max_share:g}; the log above names them"
+                f"{self.max_share:g}; the log above names them. Mend them, or raise it: the same command then goes on"
             )
 
     def state_dict(self) -> dict[str, Any]:

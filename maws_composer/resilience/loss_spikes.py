@@ -28,6 +28,11 @@ from maws_composer.resilience.skips import Skips, Spike, read_skips, write_skips
 
 log = logging.getLogger(__name__)
 
+_CALMER = (
+    "Go on with a higher limit; or with a lower optimizer.base_lr, a gradient_clip or a higher precision (and "
+    "allow_changed_config=true)"
+)
+
 
 class DivergedError(RuntimeError):
     """The loss, or its gradient, is not finite, or much higher than before, and nothing is left to be tried."""
@@ -157,9 +162,11 @@ class LossSpikes(Callback):
                 "gradient_clip or a higher precision (and allow_changed_config=true)"
             )
         if self.skips.in_a_row(batch) >= settings.max_in_a_row:
-            raise DivergedError(f"{evidence}; {settings.max_in_a_row} in a row (loss_spikes.max_in_a_row) before it")
+            too_many = f"{settings.max_in_a_row} in a row (loss_spikes.max_in_a_row) before it"
+            raise DivergedError(f"{evidence}; {too_many}. {_CALMER}")
         if len(self.skips.spikes) >= settings.max_spikes:
-            raise DivergedError(f"{evidence}; {settings.max_spikes} spikes (loss_spikes.max_spikes) before it")
+            too_many = f"{settings.max_spikes} spikes (loss_spikes.max_spikes) before it"
+            raise DivergedError(f"{evidence}; {too_many}. {_CALMER}")
         if settings.action == "rewind":
             log.warning("%s; going back", evidence)
             raise RewindError(batch)

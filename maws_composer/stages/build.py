@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from composer.core import Callback
 from composer.models import ComposerModel
@@ -19,11 +17,9 @@ from maws_composer.parallel.precision import capability, kernel_dtype, torch_dev
 from maws_composer.planning.plan import columns_of
 from maws_composer.registry import lookup
 
-log = logging.getLogger(__name__)
-
 
 def build_stage(run: Run) -> ComposerModel:
-    """Shapes only: nothing is allocated before the stage is sharded. Its attention kernels are chosen, and logged.
+    """Shapes only: nothing is allocated before the stage is sharded. Its attention kernels are chosen.
 
     Raises:
         ConfigError: for a kernel that cannot run here.
@@ -31,13 +27,9 @@ def build_stage(run: Run) -> ComposerModel:
     with torch.device("meta"):
         stage: ComposerModel = build(lookup("stage", run.stage), run.model, run)
     try:
-        kernels = set_attention_kernel(
-            stage, run.speed.attention, torch_device().type, kernel_dtype(run.precision), capability()
-        )
+        set_attention_kernel(stage, run.speed.attention, torch_device().type, kernel_dtype(run.precision), capability())
     except ValueError as error:
         raise ConfigError([Problem("speed.attention", str(error))]) from error
-    for kernel in kernels:
-        log.info(kernel.log_line)
     return stage
 
 

@@ -80,7 +80,10 @@ def test_a_strange_index_is_refused_with_the_reason(folder, tmp_path, change, me
 def test_what_is_no_json_or_not_there_is_told(tmp_path):
     with pytest.raises(ConfigError) as refused:
         read_index(source(tmp_path), 10)
-    assert str(refused.value) == f"data.train.local: {tmp_path} is not readable: it has no index.json"
+    assert str(refused.value) == (
+        f"data.train.local: {tmp_path} is not readable: it has no index.json; "
+        "python -m streaming_conversion makes shards of images"
+    )
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
         read_index(source(tmp_path), 10)

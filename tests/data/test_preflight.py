@@ -17,6 +17,7 @@ from maws_composer.outages import OutageError
 from tests.data import reader
 from tests.data.shards import shard_files, write_shards
 
+MAKER = "python -m streaming_conversion makes shards of images"
 Disk = namedtuple("Disk", "total used free")
 
 
@@ -43,9 +44,9 @@ def test_good_data_is_reported(folder, tmp_path):
 def test_what_cannot_be_read_is_told_for_all_sources_at_once(folder, tmp_path):
     data = {"streams": {"a": {"local": str(tmp_path / "a")}, "b": {"remote": str(tmp_path / "b")}}}
     assert check(tmp_path, data, eval={"local": str(tmp_path / "c")}) == [
-        f"data.train.streams.a.local: {tmp_path}/a is not readable: it has no index.json",
-        f"data.train.streams.b.remote: {tmp_path}/b is not readable: it has no index.json",
-        f"data.eval.local: {tmp_path}/c is not readable: it has no index.json",
+        f"data.train.streams.a.local: {tmp_path}/a is not readable: it has no index.json; {MAKER}",
+        f"data.train.streams.b.remote: {tmp_path}/b is not readable: it has no index.json; {MAKER}",
+        f"data.eval.local: {tmp_path}/c is not readable: it has no index.json; {MAKER}",
     ]
 
 
@@ -129,7 +130,9 @@ def test_a_missing_first_shard_is_told(folder, tmp_path):
     shutil.copytree(folder, copy)
     path = min(shard_files(copy), key=lambda file: file.stat().st_size)
     path.unlink()
-    assert check(tmp_path, {"local": str(copy)}) == [f"data.train.local: {path} is missing"]
+    assert check(tmp_path, {"local": str(copy)}) == [
+        f"data.train.local: {path} is missing; once it is there, the same command goes on"
+    ]
     assert check(tmp_path, {"remote": str(copy), "download_retry": 1}) == [
         f"data.train.remote: {path} could not be read in 1 attempts, 0 s: there is no such file"
     ]
@@ -147,7 +150,7 @@ def test_object_storage_says_what_is_wrong(folder, tmp_path, s3, monkeypatch):
     shutil.copytree(folder, s3.bucket("preflight") / "data")
     assert check(tmp_path, {"remote": "s3://preflight/data"}) == []
     assert check(tmp_path, {"remote": "s3://preflight/date"}) == [
-        "data.train.remote: s3://preflight/date is not readable: it has no index.json"
+        "data.train.remote: s3://preflight/date is not readable: it has no index.json; " + MAKER
     ]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert check(tmp_path, {"remote": "s3://preflight/data"}) == [
