@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -50,7 +51,7 @@ class ProgressBar(LoggerDestination):
         self._every = every
         self._save_every = amount * per_unit
         self._unit = unit
-        self._in_terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._in_terminal = _has_terminal() if terminal is None else terminal
         self._logged: dict[str, Any] = {}  # numbers; what is a tensor is read when it is shown
         self._begun: tuple[float, int] | None = None  # time and samples at the end of this start's first step
         self._last_line = -math.inf
@@ -145,6 +146,11 @@ class ProgressBar(LoggerDestination):
         if is_due:
             self._last_line = time.monotonic()
         return is_due
+
+
+def _has_terminal() -> bool:
+    """Whether there is one that shows a bar: those of containers have no size, and show none."""
+    return sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno()))
 
 
 def _is_number(value: Any) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import re
+import struct
+import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +124,26 @@ def test_other_ranks_say_nothing(
     monkeypatch.setattr(dist, "get_global_rank", lambda: 1)
     bar().batch_end(at(8), None)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(("rows", "columns", "shows_bar"), [(40, 120, True), (0, 0, False)])
+def test_a_terminal_without_a_size_gets_lines(
+    rows: int, columns: int, shows_bar: bool, clock: Clock, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.INFO)
+    reader, writer = os.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        logger = ProgressBar(60.0, parse_duration("10ba"), GLOBAL_BATCH, "images")
+        logger.fit_start(at(0), None)
+        logger.batch_end(at(8), None)
+        logger.close(at(8), None)
+        shown = os.read(reader, 10_000).decode() if shows_bar else ""
+    os.close(reader)
+    assert ("8 of 1,000 images" in shown) == shows_bar
+    assert (caplog.messages == ["8 of 1,000 images"]) == (not shows_bar)
 
 
 def test_pairs_are_called_pairs() -> None:
