@@ -84,8 +84,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
             log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
             on_rank_zero(lambda: publish_report(folder, run.storage_patience))
             return
-    on_rank_zero(lambda: keep_config(folder, loaded))
-    on_rank_zero(lambda: note_start(folder, run, history.numbers))
+    on_rank_zero(lambda: (keep_config(folder, loaded), note_start(folder, run, history.numbers)))
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
