@@ -84,7 +84,8 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
             log.info("%s is complete already: %s samples", run.save_folder, f"{resume_from.samples:,}")
             on_rank_zero(lambda: publish_report(folder, run.storage_patience))
             return
-    on_rank_zero(lambda: (keep_config(folder, loaded), note_start(folder, run, history.numbers)))
+    on_rank_zero(lambda: keep_config(folder, loaded))
+    on_rank_zero(lambda: note_start(folder, run, history.numbers))
 
     stage = build_stage(run)
     mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
@@ -136,8 +137,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
     warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
-    world_size = dist.get_world_size()
-    nodes = world_size // dist.get_local_world_size()
+    world_size, nodes = dist.get_world_size(), dist.get_world_size() // dist.get_local_world_size()
     return check_and_work(
         arguments,
         load=lambda config, overrides: load_with_ours(config, overrides, world_size, nodes),
