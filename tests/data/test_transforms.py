@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torchvision.transforms.functional as torchvision_functional
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, RandomResizedCrop, Resize
 
-from maws_composer.data.transforms import RandomCropAndFlip, ResizeAndCrop
+from maws_composer.data.transforms import Chosen, RandomCropAndFlip, ResizeAndCrop
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 CROP = RandomCropAndFlip(seed=1, size=32, scale=SCALE, ratio=RATIO, flip=True)
@@ -87,3 +88,27 @@ def test_evaluation_pixels_are_those_of_torchvision(size, resize):
     expected = CenterCrop(32)(Resize(resize, InterpolationMode.BICUBIC)(image))
     ours = ResizeAndCrop(32, resize)(image, 0, 0)
     assert torch.equal(ours, torchvision_functional.pil_to_tensor(expected))
+
+
+def noisy(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Four pixels, each from another generator."""
+    drawn = (generator.random(), np.random.rand(), random.random(), torch.rand(()).item())
+    return Image.fromarray(np.array([[[int(256 * each)] * 3 for each in drawn[row::2]] for row in (0, 1)], np.uint8))
+
+
+def test_what_a_chosen_transform_draws_is_the_samples_own_and_nobody_elses() -> None:
+    image, chosen = Image.new("RGB", (8, 8)), Chosen("noisy", noisy, seed=3, size=2)
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    first = chosen(image, 0, 5)
+    torch.rand(1)
+    assert torch.equal(chosen(image, 0, 5), first)
+    assert not torch.equal(chosen(image, 0, 6), first) and not torch.equal(chosen(image, 1, 5), first)
+    torch.manual_seed(0)
+    chosen(image, 0, 7)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_chosen_transform_has_to_make_a_square_of_the_models_size() -> None:
+    with pytest.raises(ValueError, match=r"the transform 'same' returned RGB \(8, 8\); expected an RGB image of 4 x 4"):
+        Chosen("same", lambda image, generator: image, seed=0, size=4)(Image.new("RGB", (8, 8)), 0, 0)

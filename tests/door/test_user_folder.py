@@ -22,7 +22,7 @@ from maws_composer.weights.sources import open_encoder
 from streaming_conversion.cli import main as convert
 from tests.runs import GLOBAL_BATCH, Finished, Runs, write_images
 
-USER = Path(__file__).parent / "user"
+USER = Path(__file__).parents[1] / "plugins" / "user"
 ELASTIC = (
     f"code_paths=[{USER}]", "data.train.transform={name: my_square, size: 24}", "algorithms.my_centralized.share=0.5",
     "algorithms.gradient_clipping.clipping_threshold=0.05", "schedule={name: my_steps}",
