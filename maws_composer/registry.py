@@ -205,7 +205,8 @@ def plural(kind: str) -> str:
 
 def searched() -> list[str]:
     """Where plugins were looked for."""
-    return ["maws_composer", *_loaded, "installed packages"]
+    theirs = [path for path in _loaded if not path.startswith("maws_composer.")]
+    return ["maws_composer", *theirs, "installed packages"]
 
 
 def unknown(kind: str, name: str) -> str:

@@ -70,9 +70,27 @@ class Composed:
         self.lost.append(path)
 
 
-def compose(file: str, overrides: Iterable[str] = ()) -> Composed:
-    """Read `file` with everything that it is based on, apply `key=value` overrides, resolve ${...}."""
-    composer = _Composer(Composed(file))
+class Chosen(NamedTuple):
+    """A section whose `name` says whose its keys are.
+
+    Attributes:
+        shared: keys that stay when another name is given.
+        default: the name that it has without one.
+    """
+
+    shared: frozenset[str]
+    default: str | None
+
+
+def compose(file: str, overrides: Iterable[str] = (), chosen: Mapping[KeyPath, Chosen] | None = None) -> Composed:
+    """Read `file` with everything that it is based on, apply `key=value` overrides, resolve ${...}.
+
+    Args:
+        file: a YAML.
+        overrides: of the command line.
+        chosen: path of a section -> what stays of its bases when a file, or the command line, gives it another name.
+    """
+    composer = _Composer(Composed(file), chosen or {})
     composer.add_file(file, named_by=Where(COMMAND_LINE), chain=())
     for override in overrides:
         composer.add_override(override)
@@ -80,8 +98,9 @@ def compose(file: str, overrides: Iterable[str] = ()) -> Composed:
 
 
 class _Composer:
-    def __init__(self, composed: Composed) -> None:
+    def __init__(self, composed: Composed, chosen: Mapping[KeyPath, Chosen]) -> None:
         self.composed = composed
+        self.chosen = chosen
         self.config = OmegaConf.create({})
 
     def add_file(self, file: str, named_by: Where, chain: tuple[str, ...]) -> None:
@@ -207,7 +226,22 @@ class _Composer:
         if isinstance(section, DictConfig):
             section.clear()
 
+    def _forget_other_choice(self, node: yaml.MappingNode, path: KeyPath) -> None:
+        """Take out what files that came before have for another name."""
+        names = [value.value for key, value in node.value if key.value == "name"]
+        section = OmegaConf.select(self.config, ".".join(path), default=None)
+        shared, default = self.chosen[path]
+        if not names or not isinstance(section, DictConfig) or (section.get("name") or default) == names[0]:
+            return
+        for key in set(section) - shared:
+            if self.composed.where_is((*path, str(key))) != COMMAND_LINE:
+                self._forget_below((*path, str(key)))
+                self.composed.where.pop((*path, str(key)), None)
+                del section[key]
+
     def _record_mapping(self, node: yaml.MappingNode, path: KeyPath, file: str) -> None:
+        if path in self.chosen:
+            self._forget_other_choice(node, path)
         lines: dict[str, int] = {}
         kept = []
         for key, value in node.value:

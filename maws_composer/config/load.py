@@ -20,7 +20,7 @@ from maws_composer.config.check import (
     say,
     signature_of,
 )
-from maws_composer.config.compose import Composed, KeyPath, compose
+from maws_composer.config.compose import Chosen, Composed, KeyPath, compose
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run, check_world_size, contradictions
 from maws_composer.config.secrecy import mask_text
@@ -150,7 +150,11 @@ def load(
     Raises:
         ConfigError: with every problem that can be seen at once.
     """
-    composed = compose(str(path), overrides)
+    chosen = {
+        section: Chosen(frozenset(field.name for field in dataclasses.fields(named.base)), named.default)
+        for section, named in schema.named.items()
+    }
+    composed = compose(str(path), overrides, chosen)
     data = composed.data
     data.setdefault("run_name", Path(path).stem)
     problems = [*composed.problems, *_load_plugins(code_paths, composed)]

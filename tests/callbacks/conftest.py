@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch.distributed as dist
+import torch.distributed as distfrom maws_composer.parallel.leave import leave_process_group
+
 
 
 @pytest.fixture(autouse=True)
@@ -17,4 +18,4 @@ def process_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "1")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    leave_process_group()

@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file = folder / (snippet.title or f"{snippet.page}_{snippet.line}.py")
         file.parent.mkdir(exist_ok=True)
         file.write_text(snippet.text)
+    registry.load_plugins(our_code_paths())  # ours stay: nobody imports them twice
     entries = {key: dict(value) for key, value in registry._entries.items()}
     before = Path.cwd()
     os.chdir(folder)
@@ -136,7 +137,7 @@ def test_command_lines_are_understood(place: str, command: str, folder: Path) ->
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["python", "-m"] and words[2] == "streaming_conversion":
-        conversion._parser().parse_args(words[3:])
+        conversion._parser([]).parse_args(words[3:])
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]) is not None
     elif words[0] == "maws-composer":
@@ -157,7 +158,9 @@ def understand(options) -> None:
     if options.command == "launch":
         understand_script(options.script, options.arguments)
     elif options.command == "plan":
-        load_with_ours(options.config, options.overrides, options.gpus)
+        configs = [word for word in options.config if "=" not in word]
+        for config in configs:
+            load_with_ours(config, [word for word in options.config if "=" in word], options.gpus)
 
 
 def understand_script(script: str, arguments: list[str]) -> None:
@@ -227,6 +230,11 @@ def test_the_reference_names_every_key_of_a_run_and_of_an_evaluation() -> None:
             *section, name = key.split(".")
             if section[:1] in (["model"], ["loggers"], ["callbacks"]):
                 continue  # of plugins, each in its own table
+            if (
+                section in (["optimizer"], ["schedule"])
+                and f"| `{name}` |" in text.split(f"\n### {section[0]}: ", 1)[1]
+            ):
+                continue
             table = text.split(f"\n### {'.'.join(section)}\n" if section else "\n## Training\n", 1)
             assert len(table) == 2 and f"| `{name}` |" in table[1].split("\n## ")[0].split("\n### ")[0], key
     for kind in registry.KINDS:

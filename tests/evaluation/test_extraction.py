@@ -25,6 +25,7 @@ from maws_composer.evaluation.suite import Frozen, features_of
 from maws_composer.models.initialization import initialize
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.vit import VisionTransformer
+from maws_composer.parallel.leave import leave_process_group
 from tests.evaluation.lit import write_lit
 from tests.labelled import classes_of
 from tests.processes import free_port
@@ -37,7 +38,7 @@ BROKEN = (4, 29)  # images
 def one_process() -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def write(

@@ -20,6 +20,7 @@ from maws_composer.evaluation.features import Extracted, Features, Guess, Words,
 from maws_composer.evaluation.texts import classifier
 from maws_composer.evaluation.wording import LANGUAGES, SLOT, read_class_names, read_templates
 from maws_composer.evaluation.zero_shot import ZeroShot, multi_label_figures
+from maws_composer.parallel.leave import leave_process_group
 from tests.processes import free_port
 
 EMBED = 16
@@ -29,7 +30,7 @@ EMBED = 16
 def one_process() -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 class HashTowers:

@@ -16,6 +16,7 @@ from composer.core import Timestamp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.parallel.leave import leave_process_group
 from maws_composer.resilience.history import Numbers, RunHistory
 from maws_composer.resilience.outcome import FOLDER, told
 from maws_composer.resilience.status import status_of
@@ -102,7 +103,7 @@ def test_what_was_lost_with_the_machine_counts(images: Path, tmp_path: Path) -> 
 def folder(tmp_path: Path) -> Iterator[RunFolder]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield RunFolder(str(tmp_path), tmp_path)
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def record(folder: RunFolder) -> dict:

@@ -20,6 +20,7 @@ from maws_composer.config.problems import ConfigError
 from maws_composer.data.columns import DATASET_FILE, DatasetFile
 from maws_composer.data.settings import TrainData
 from maws_composer.models.text_tower import TextSettings
+from maws_composer.parallel.leave import leave_process_group
 from maws_composer.registry import load_plugins
 from maws_composer.weights.beside import keep_beside
 from maws_composer.weights.fingerprint import fingerprint
@@ -35,7 +36,7 @@ def alone():
     load_plugins(["maws_composer.stages"])
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def start(

@@ -19,6 +19,7 @@ from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.sizes import SIZES
 from maws_composer.models.text_tower import TextSettings, build_text_tower
 from maws_composer.models.vit import VisionTransformer
+from maws_composer.parallel.leave import leave_process_group
 from maws_composer.weights.files import SourceError
 from maws_composer.weights.fingerprint import fingerprint
 from maws_composer.weights.handover import hand_over
@@ -139,7 +140,7 @@ def alone():
     """A process group of one."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def test_lit_goes_on_from_a_whole_lit_run(run: str, model: ImageTextModel, alone) -> None:
