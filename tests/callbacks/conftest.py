@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch.distributed as distfrom maws_composer.parallel.leave import leave_process_group
+import torch.distributed as dist
 
+from maws_composer.parallel.leave import leave_process_group
 
 
 @pytest.fixture(autouse=True)
