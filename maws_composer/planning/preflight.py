@@ -31,7 +31,7 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         lambda: _look(loaded, world_size, nodes),
         "looking at the data and at save_folder",
         loaded.run.storage_patience,
-        stop=notice.given,
+        stop=None if notice.given.is_set() else notice.given,  # one that came before is heeded once there is a run
         unless=lambda error: not isinstance(error, OutageError),
     )
 
