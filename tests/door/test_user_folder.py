@@ -40,7 +40,8 @@ def run(runs: Runs) -> Finished:
     """Four steps in which everything that training can name is the user's."""
     return runs(
         "mine", *ELASTIC, "stage=my_mae", "model.size=my_size", "optimizer={name: my_lion, base_lr: 0.01}",
-        "callbacks.my_counter.first=10", "callbacks.learning_rates={}", f"loggers.my_lines.file={runs.folder / 'lines'}",
+        "callbacks.my_counter.first=10", "callbacks.learning_rates={}",
+        f"loggers.my_lines.file={runs.folder / 'lines'}",
         f"max_duration={4 * GLOBAL_BATCH}sp", "save_interval=4ba",
     )  # fmt: skip
 
