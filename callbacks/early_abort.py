@@ -76,6 +76,8 @@ class EarlyAbort(Callback):
         for metric, limit in self.limits.items():
             if limit.above is None and limit.below is None:
                 yield Problem(f"{KEY}.{metric}", "needs above or below")
+            if metric.startswith("run/"):
+                yield Problem(f"{KEY}.{metric}", "is of each rank's own clock; callbacks.run_timeout is for times")
             if metric.startswith("metrics/") and self.run.data.eval is None:
                 yield Problem(f"{KEY}.{metric}", "comes of held-out samples; set data.eval")
             if metric.startswith("eval/") and "online_evaluation" not in self.run.callbacks:
@@ -84,10 +86,14 @@ class EarlyAbort(Callback):
     def init(self, state: State, logger: Logger) -> None:
         logger.destinations = (*logger.destinations, self.heard)
 
+    def after_load(self, state: State, logger: Logger) -> None:
+        self.heard.values.clear()  # the run may have gone back behind them
+
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """After evaluations, when the step is written down. All ranks have logged the same."""
+        new = self.heard.take()
         for metric, limit in self.limits.items():
-            value = self.heard.values.get(metric)
+            value = new.get(metric)
             if value is None or (limit.after and state.timestamp.sample < samples(limit.after)):
                 continue
             if broken := limit.broken_by(value):
@@ -95,14 +101,14 @@ class EarlyAbort(Callback):
                 raise AbortedError(f"{metric} is {value:.4g} at {where}: {broken}, which {KEY} does not allow")
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        for metric in self.limits.keys() - self.heard.values.keys():
+        for metric in self.limits.keys() - self.heard.names:
             nearest = get_close_matches(metric, self.heard.names, n=1)
             hint = f"; nearest is {nearest[0]}" if nearest else ""
             log.warning("%s.%s never counted: no such metric was logged%s", KEY, metric, hint)
 
 
 class Heard(LoggerDestination):
-    """The newest value of each metric that has a limit, and the names of all that were logged."""
+    """What was logged since it was asked last, of metrics that have a limit, and the names of all that were logged."""
 
     def __init__(self, wanted: Collection[str]) -> None:
         self.wanted = wanted
@@ -113,5 +119,10 @@ class Heard(LoggerDestination):
         for logged, value in metrics.items():
             name = "loss" if logged == "loss/train/total" else logged  # as metrics.jsonl has it
             self.names.add(name)
-            if name in self.wanted:
+            if name in self.wanted or name == "skipped":
                 self.values[name] = float(value)
+
+    def take(self) -> dict[str, float]:
+        """Without the loss of a step that loss_spikes has left out."""
+        values, self.values = self.values, {}
+        return {name: value for name, value in values.items() if not (name == "loss" and "skipped" in values)}

@@ -39,7 +39,7 @@ class Reconstructions(Callback):
             return
         columns = state.model.reconstruct(state.batch, state.outputs)
         # Neighbors in a dataset are often of one kind: take images from all over the batch.
-        rows = int(state.batch["valid"].sum())  # those that only fill the batch come last
+        rows = max(int(state.batch["valid"].sum()), 1)  # those that only fill the batch, on some ranks all, come last
         chosen = torch.linspace(0, rows - 1, min(self.images, rows)).long()
         pictures = [column[chosen.to(column.device)].permute(0, 2, 3, 1).cpu().numpy() for column in columns]
         logger.log_images(draw_reconstructions(*pictures), "reconstructions", channels_last=True)

@@ -225,17 +225,21 @@ def _launch(options: argparse.Namespace) -> int:
     return launch(options)
 
 
-def _registry(options: argparse.Namespace) -> None:
+def _registry(options: argparse.Namespace) -> int:
+    from maws_composer.config.plugins import our_code_paths
     from maws_composer.listing import describe, describe_all
-    from maws_composer.registry import names
+    from maws_composer.registry import load_plugins, names
 
-    _load_plugins(options.code_path)
+    problems = load_plugins([*our_code_paths(), *options.code_path])
+    if problems:  # the others are listed all the same
+        print(format_problems("registry", problems), file=sys.stderr)
     if options.name:
         print(describe(options.kind, options.name))
     elif options.kind:
         print("\n\n".join(describe_all(options.kind)))
     else:
         print("\n".join(f"{kind:<10} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+    return 2 if problems else 0
 
 
 def _new(options: argparse.Namespace) -> None:

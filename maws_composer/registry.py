@@ -237,7 +237,7 @@ class OneOf:
 
 
 def load_plugins(code_paths: Iterable[str | Path]) -> list[Problem]:
-    """Import the files, folders (each *.py that does not start with "_") and dotted modules in `code_paths`.
+    """Import the files, folders (each *.py that does not start with "_" or "test_") and dotted modules in `code_paths`.
 
     Installed packages offer plugins as entry points in the groups maws_composer.stages, maws_composer.callbacks...;
     they are found here, and imported when somebody asks for their name.
@@ -263,7 +263,7 @@ def _load_code_path(code_path: str | Path) -> Iterator[Problem]:
     if is_module and (not path.exists() or (path / "__init__.py").exists()):
         yield from _guarded(str(code_path), partial(importlib.import_module, str(code_path)))
     elif path.exists():
-        inside = [file for file in sorted(path.glob("*.py")) if not file.name.startswith("_")]
+        inside = [file for file in sorted(path.glob("*.py")) if not file.name.startswith(("_", "test_"))]
         for file in inside if path.is_dir() else [path]:
             yield from _guarded(str(file), partial(_import_file, file))
     else:

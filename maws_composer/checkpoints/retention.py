@@ -36,13 +36,13 @@ def retire(checkpoints: RunPath, newest: int, keep: int, keep_every: int | None)
     for found in earlier:
         if not isinstance(found, Checkpoint) and found.was_cut_off and found.batch < newest:
             log.info("removing %s: %s", found.folder, found.reason)
-            _remove(checkpoints / found.name)
+            remove_folder(checkpoints / found.name)
 
 
 def delete_checkpoint(folder: RunPath) -> None:
     """Delete a complete checkpoint."""
     (folder / MARKER).unlink()  # first: a half-deleted checkpoint must not look whole
-    _remove(folder)
+    remove_folder(folder)
 
 
 def drop_older_copies(checkpoints: Path, newest: Path) -> None:
@@ -81,5 +81,5 @@ def _begun_uploads(client: Any, checkpoints: S3Path) -> list[dict[str, Any]]:
     return [upload for page in pages for upload in page.get("Uploads", [])]
 
 
-def _remove(folder: RunPath) -> None:
+def remove_folder(folder: RunPath) -> None:
     shutil.rmtree(folder, ignore_errors=True) if isinstance(folder, Path) else folder.rmtree()

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maws_composer.data.decode import UndecodableImageError, decode
+from maws_composer.data.decode import decode
 
 cv2.setNumThreads(0)  # loader workers are the threads
 
@@ -39,14 +39,15 @@ class Jpeg(NamedTuple):
         whole pixels of the scaled picture.
 
         Raises:
-            UndecodableImageError: the data are damaged.
+            UndecodableImageError: neither OpenCV nor Pillow can decode it.
         """
         left, top, right, bottom = box
         shorter = min(right - left, bottom - top)
         scale = next((scale for scale in _REDUCED if shorter >= scale * size), 1)
         picture = cv2.imdecode(np.frombuffer(self.data, np.uint8), _REDUCED[scale] | cv2.IMREAD_IGNORE_ORIENTATION)
-        if picture is None:
-            raise UndecodableImageError("a damaged JPEG")
+        if picture is None:  # not readable by OpenCV; by Pillow perhaps
+            whole = decode(self.data, self.size[0] * self.size[1])
+            return np.asarray(whole.crop(box).resize((size, size), Image.Resampling.BICUBIC))
         height, width = picture.shape[:2]
         right, bottom = min(round(right / scale), width), min(round(bottom / scale), height)
         cut = picture[round(top / scale) : bottom, round(left / scale) : right]

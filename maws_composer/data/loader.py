@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -262,7 +263,7 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
         num_workers=speed.workers,
         collate_fn=partial(collate, tokenizer=tokenizer),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_the_rank,
+        worker_init_fn=_be_a_worker,
         **(with_workers if speed.workers else {}),
     )
     return DataSpec(
@@ -273,11 +274,13 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
     )
 
 
-def _leave_signals_to_the_rank(worker: int) -> None:
-    """A scheduler may send its notice to every process; the rank, which then saves, still needs its workers.
+def _be_a_worker(worker: int) -> None:
+    """Collect garbage, whatever the rank has switched off (callbacks.garbage_collection), and leave signals to it.
 
-    They end when the rank itself sends SIGTERM, as PyTorch and Python do at its exit.
+    A scheduler may send its notice to every process; the rank, which then saves, still needs its workers. They end when
+    the rank itself sends SIGTERM, as PyTorch and Python do at its exit.
     """
+    gc.enable()
     for each in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

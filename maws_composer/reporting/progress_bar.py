@@ -67,6 +67,7 @@ class ProgressBar(LoggerDestination):
         self._logged, self._begun = {}, None  # the run may have gone back
 
     def fit_start(self, state: State, logger: Logger) -> None:
+        self._close()  # after a rewind training starts again
         if self._in_terminal and _is_shown():
             self._logs_above_bar.enter_context(logging_redirect_tqdm())
             self._bar = tqdm(
@@ -113,6 +114,9 @@ class ProgressBar(LoggerDestination):
             log.info("%s at batch %s: %s", state.dataloader_label, f"{int(state.timestamp.batch):,}", said)
 
     def close(self, state: State, logger: Logger) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for bar in (self._eval_bar, self._bar):
             if bar is not None:
                 bar.close()

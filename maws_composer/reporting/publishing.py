@@ -75,8 +75,11 @@ def publish_report(folder: RunFolder, patience: float) -> None:
         folder: of the run.
         patience: seconds that object storage may be away.
     """
-    write_report(folder.local)
+    try:
+        write_report(folder.local)
+    except Exception as error:  # of a file that was cut off, perhaps; the run itself is none the worse
+        log.warning("%s was not written: %s: %s", REPORT, type(error).__name__, error)
     pictures = [f"{FOLDER}/{path.name}" for path in sorted((folder.local / FOLDER).glob("*"))]
-    beside = [name for name in (FILE, STARTS) if (folder.local / name).exists()]
+    beside = [name for name in (REPORT, FILE, STARTS) if (folder.local / name).exists()]
     with limited_wait("sending the report"):
-        insist(lambda: send(folder, REPORT, *beside, *pictures), REPORT, patience)
+        insist(lambda: send(folder, *beside, *pictures), REPORT, patience)

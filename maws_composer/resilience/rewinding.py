@@ -15,7 +15,7 @@ from composer.core import Event
 
 from maws_composer.checkpoints.completeness import Checkpoint, RunPath, read_newest_first
 from maws_composer.checkpoints.resume import Resume, ResumePoint, newest_checkpoint
-from maws_composer.checkpoints.retention import delete_checkpoint
+from maws_composer.checkpoints.retention import delete_checkpoint, remove_folder
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
@@ -79,6 +79,15 @@ def _discard(checkpoints: RunPath, after: int) -> None:
         if isinstance(found, Checkpoint) and found.batch > after:
             log.warning("deleting %s: it was trained on batches that are left out now", found.folder)
             delete_checkpoint(checkpoints / found.name)
+            for export in (found.name, f"{found.name}.pt"):  # of callbacks.export_on_checkpoint
+                _delete(checkpoints.parent / "exports" / export)
+
+
+def _delete(path: RunPath) -> None:
+    if path.is_dir():
+        remove_folder(path)
+    elif path.exists():
+        path.unlink()
 
 
 def _load(trainer: Trainer, checkpoint: ResumePoint) -> None:

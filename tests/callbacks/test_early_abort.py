@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 
 import pytest
 
+from maws_composer import registry
+from maws_composer.config.plugins import our_code_paths
 from maws_composer.config.problems import ConfigError
 from maws_composer.planning.preflight import check_callbacks
 from maws_composer.reporting.metrics_file import read_metrics
@@ -40,12 +43,26 @@ def test_a_run_within_its_limits_is_not_ended_and_a_wrong_name_is_told(
 
 
 def test_limits_that_cannot_count_are_told_before_training(tmp_path: Path) -> None:
-    limits = {"loss": {}, "metrics/eval/loss": {"above": 1}, "eval/knn/top1": {"below": 0.5}}
+    limits = {
+        "loss": {}, "metrics/eval/loss": {"above": 1}, "eval/knn/top1": {"below": 0.5}, "run/gpu_hours": {"above": 9},
+    }  # fmt: skip
     run = load(tmp_path, {"early_abort": {"limits": limits}}).run
     assert [f"{problem.path}: {problem.message}" for problem in check_callbacks(run)] == [
         "callbacks.early_abort.limits.loss: needs above or below",
         "callbacks.early_abort.limits.metrics/eval/loss: comes of held-out samples; set data.eval",
         "callbacks.early_abort.limits.eval/knn/top1: comes of callbacks.online_evaluation; set that",
+        "callbacks.early_abort.limits.run/gpu_hours: is of each rank's own clock; callbacks.run_timeout is for times",
     ]
     with pytest.raises(ConfigError, match="after"):
         load(tmp_path, {"early_abort": {"limits": {"loss": {"above": 1, "after": "10ba"}}}})
+
+
+def test_a_figure_counts_once_and_the_loss_of_a_step_that_was_left_out_does_not() -> None:
+    registry.load_plugins(our_code_paths())
+    heard = inspect.getmodule(registry.lookup("callback", "early_abort").builder).Heard({"loss", "eval/knn/top1"})
+    heard.log_metrics({"eval/knn/top1": 0.1, "loss/train/total": 1.0, "other": 3.0})
+    assert heard.take() == {"eval/knn/top1": 0.1, "loss": 1.0}
+    heard.log_metrics({"loss/train/total": float("inf")})
+    heard.log_metrics({"skipped": 1})
+    assert "loss" not in heard.take()
+    assert heard.take() == {} and heard.names == {"eval/knn/top1", "loss", "other", "skipped"}

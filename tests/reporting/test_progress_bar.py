@@ -21,8 +21,9 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch.utils.data import DataLoader, TensorDataset
 
+from maws_composer.config.build import build
 from maws_composer.config.durations import parse_duration
-from maws_composer.config.plugins import build, our_code_paths
+from maws_composer.config.plugins import our_code_paths
 from maws_composer.registry import load_plugins, lookup
 from maws_composer.reporting.progress_bar import ProgressBar
 from tests.reporting.test_metrics_file import Line
@@ -88,7 +89,7 @@ def test_what_callbacks_log_is_shown(caplog: pytest.LogCaptureFixture, clock: Cl
     logger.batch_end(at(8), None)
     clock.now = 2.0
     logger.log_metrics({"loss/train/total": 0.71234, "throughput/samples_per_sec": 25_110.4})
-    logger.log_metrics({"throughput/mfu": 0.413, "throughput/input_wait": 0.02, "lr-AdamW/group0": 1e-3})
+    logger.log_metrics({"throughput/mfu": 0.413, "throughput/input_wait": 0.02, "lr/decayed": 1e-3})
     logger.batch_end(at(16), None)
     assert caplog.messages[-1].startswith(
         "16 of 1,000 images, loss 0.7123, 25,110 images/s, MFU 41%, waiting for data 2%, save in"
