@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -23,6 +24,7 @@ import yaml
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from maws_composer.checkpoints.checksums import find_damage
 from maws_composer.checkpoints.completeness import MARKER, Checkpoint, RunPath, newest_complete, read_checkpoint
 from maws_composer.checkpoints.ranges import open_ranged, read_range
 from maws_composer.checkpoints.run_folder import open_path
@@ -108,7 +110,25 @@ def _checkpoint(address: str) -> Weights:
     folder = open_path(whole.removesuffix(AVERAGED))
     model = SavedModel(folder, averaged)
     file_format = "checkpoint of torch.distributed.checkpoint, sharded" + (", moving average" if averaged else "")
-    return Weights(whole, file_format, model.shapes, model.dtypes, model.read, _config(folder))
+    return Weights(whole, file_format, model.shapes, model.dtypes, _undamaged(folder, model.read), _config(folder))
+
+
+def _undamaged(folder: RunPath, read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+    """`read`, but every byte of a local checkpoint is looked at before the first tensor is taken from it.
+
+    Object storage, out of which single tensors are read, compares checksums of its own.
+    """
+    is_checked = not isinstance(folder, Path)
+
+    def read_undamaged(name: str) -> Tensor:
+        nonlocal is_checked
+        found = None if is_checked else read_checkpoint(folder)
+        if isinstance(found, Checkpoint) and (damage := find_damage(folder, found, found.checksums)):
+            raise SourceError(f"{folder}: {damage[0]}; name an older checkpoint of the run")
+        is_checked = True
+        return read(name)
+
+    return read_undamaged
 
 
 def checkpoint_address(address: str) -> str:

@@ -132,9 +132,11 @@ def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool
 
 
 def _open(address: str, verify: bool = False) -> Weights:
-    """Of a LiT run, with the tower that its checkpoint leaves out, and that is verified by reading it."""
+    """Of a LiT run, with the tower that its checkpoint leaves out; a checkpoint and that tower are verified by reading."""
     try:
         model = open_model(address)
+        if verify:
+            model.read(min(model.shapes, key=lambda name: model.shapes[name].numel()))
         if not is_image_text(model) or has_encoder(model):
             return model
         both = open_image_text(address)

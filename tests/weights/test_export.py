@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 
 from maws_composer import registry
+from maws_composer.checkpoints.checksums import checksum
+from maws_composer.checkpoints.completeness import MARKER, write_marker
 from maws_composer.cli import main
 from maws_composer.models.sizes import ViTSize
+from maws_composer.weights.files import SourceError
 from maws_composer.weights.sources import open_encoder
 from tests.weights.saved import autoencoder, classifier, image_size, same_bytes, save_run, save_wsp_run
 
@@ -131,3 +134,21 @@ def test_nothing_is_replaced_and_nothing_half_written_stays(tmp_path: Path, caps
     assert main(["export", str(tmp_path / "nowhere"), "--to", "timm", str(tmp_path / "out")]) == 2
     assert f"RUN  there is no run, checkpoint or weights at {tmp_path / 'nowhere'}" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
+
+
+def test_nothing_is_taken_from_a_damaged_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, _ = run_and_model(tmp_path, "b16")
+    (checkpoint,) = (Path(run) / "checkpoints").iterdir()
+    files = [file for file in checkpoint.iterdir() if file.name != MARKER]
+    sizes, checksums = ({file.name: of(file) for file in files} for of in (lambda file: file.stat().st_size, checksum))
+    write_marker(checkpoint, sizes, samples=1, world_size=1, checksums=checksums)
+    shard = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert main(["export", run, "--to", "timm", str(tmp_path / "out")]) == 2
+    assert f"{checkpoint}: {shard.name} is damaged: its CRC-32 is" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SourceError, match="is damaged"):
+        encoder = open_encoder(run)
+        encoder.read(next(iter(encoder.shapes)))
