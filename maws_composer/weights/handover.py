@@ -132,7 +132,7 @@ def account(source: Weights, stage: nn.Module, whole: bool = False, resize: bool
 
 
 def _open(address: str, verify: bool = False) -> Weights:
-    """Of a LiT run, with the tower that its checkpoint leaves out; a checkpoint and that tower are verified by reading."""
+    """Of a LiT run, with the tower that its checkpoint leaves out. Both are verified by reading."""
     try:
         model = open_model(address)
         if verify:
