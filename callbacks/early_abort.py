@@ -82,7 +82,7 @@ class EarlyAbort(Callback):
                 yield Problem(f"{KEY}.{metric}", "comes of held-out samples; set data.eval")
             if metric.startswith("eval/") and "online_evaluation" not in self.run.callbacks:
                 yield Problem(
-                    f"{KEY}.{metric}", "comes of callbacks.online_evaluation; set that, or say metrics/eval/…"
+                    f"{KEY}.{metric}", "comes of callbacks.online_evaluation; or mean metrics/eval/…"
                 )
 
     def init(self, state: State, logger: Logger) -> None:

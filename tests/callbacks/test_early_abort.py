@@ -50,7 +50,7 @@ def test_limits_that_cannot_count_are_told_before_training(tmp_path: Path) -> No
     assert [f"{problem.path}: {problem.message}" for problem in check_callbacks(run)] == [
         "callbacks.early_abort.limits.loss: needs above or below",
         "callbacks.early_abort.limits.metrics/eval/loss: comes of held-out samples; set data.eval",
-        "callbacks.early_abort.limits.eval/knn/top1: comes of callbacks.online_evaluation; set that, or say metrics/eval/…",
+        "callbacks.early_abort.limits.eval/knn/top1: comes of callbacks.online_evaluation; or mean metrics/eval/…",
         "callbacks.early_abort.limits.run/gpu_hours: is of each rank's own clock; callbacks.run_timeout is for times",
     ]
     with pytest.raises(ConfigError, match="after"):
