@@ -81,9 +81,7 @@ class EarlyAbort(Callback):
             if metric.startswith("metrics/") and self.run.data.eval is None:
                 yield Problem(f"{KEY}.{metric}", "comes of held-out samples; set data.eval")
             if metric.startswith("eval/") and "online_evaluation" not in self.run.callbacks:
-                yield Problem(
-                    f"{KEY}.{metric}", "comes of callbacks.online_evaluation; or mean metrics/eval/…"
-                )
+                yield Problem(f"{KEY}.{metric}", "comes of callbacks.online_evaluation; or mean metrics/eval/…")
 
     def init(self, state: State, logger: Logger) -> None:
         logger.destinations = (*logger.destinations, self.heard)
