@@ -128,7 +128,7 @@ def _type(annotation: Any) -> str:
         return "anything"
     if _dataclass_in(annotation) is annotation:
         return "section"
-    text = describe_type(annotation).split(" (BeforeValidator")[0].split(" (AfterValidator")[0]
+    text = describe_type(annotation)
     return {"str": "text", "bool": "true or false"}.get(text, text)
 
 

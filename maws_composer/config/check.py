@@ -11,7 +11,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -143,18 +143,30 @@ def arguments_of(checked: Any) -> dict[str, Any]:
 def describe_type(annotation: Any) -> str:
     """A type in a few words: `float (gt=0, lt=1)`."""
     if hasattr(annotation, "__metadata__"):
-        limits = [_describe_limit(limit) for limit in annotation.__metadata__]
-        return f"{describe_type(annotation.__origin__)} ({', '.join(limits)})"
+        limits = [told for limit in annotation.__metadata__ if (told := _describe_limit(limit))]
+        return describe_type(annotation.__origin__) + (f" ({', '.join(limits)})" if limits else "")
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join(describe_type(part) for part in get_args(annotation))
     if get_origin(annotation) is Literal:
         return " | ".join(str(option) for option in get_args(annotation))
     if annotation is type(None):
         return "null"
+    if get_args(annotation) and inspect.isclass(get_origin(annotation)):
+        return f"{get_origin(annotation).__name__}[{', '.join(map(_describe_part, get_args(annotation)))}]"
     return annotation.__name__ if inspect.isclass(annotation) and not get_args(annotation) else str(annotation)
 
 
+def _describe_part(annotation: Any) -> str:
+    """Of a list or a mapping; of a nested section its keys."""
+    if dataclasses.is_dataclass(annotation):
+        return f"{{{', '.join(field.name for field in dataclasses.fields(annotation))}}}"
+    return "..." if annotation is Ellipsis else describe_type(annotation)
+
+
 def _describe_limit(limit: Any) -> str:
+    """Nothing of what only code checks."""
+    if isinstance(limit, BeforeValidator | AfterValidator):
+        return ""
     if isinstance(limit, FieldInfo):
         return ", ".join(_describe_limit(part) for part in limit.metadata)
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
