@@ -140,12 +140,12 @@ def problems_of(config: Path, *overrides: str) -> list[str]:
 
 
 def test_mistakes_are_told_at_once(folder: Path) -> None:
-    assert problems_of(folder / "eval.yaml", "evaluations.knnn={}", "evaluations.knn.k=0", "weigths=x") == [
+    *told, unknown = problems_of(folder / "eval.yaml", "evaluations.knnn={}", "evaluations.knn.k=0", "weigths=x")
+    assert told == [
         "weigths: unknown key; nearest is weights (command line)",
         "evaluations.knn.k: 0 is not above 0 (command line)",
-        "evaluations.knnn: unknown evaluation 'knnn'; nearest is knn; looked in maws_composer, callbacks, "
-        "installed packages (command line)",
     ]
+    assert unknown.startswith("evaluations.knnn: unknown evaluation 'knnn'; nearest is knn; looked in maws_composer, ")
 
 
 def test_weights_are_required(folder: Path, tmp_path: Path) -> None:
