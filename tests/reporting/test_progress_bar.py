@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,10 +142,18 @@ def test_a_terminal_without_a_size_gets_lines(
         logger.fit_start(at(0), None)
         logger.batch_end(at(8), None)
         logger.close(at(8), None)
-        shown = os.read(reader, 10_000).decode() if shows_bar else ""
-    os.close(reader)
-    assert ("8 of 1,000 images" in shown) == shows_bar
+    assert ("8 of 1,000 images" in everything_from(reader)) == shows_bar
     assert (caplog.messages == ["8 of 1,000 images"]) == (not shows_bar)
+
+
+def everything_from(reader: int) -> str:
+    """What was written to a terminal whose other end is closed."""
+    parts = []
+    with suppress(OSError):  # which is how it says that there is no more
+        while part := os.read(reader, 10_000):
+            parts.append(part)
+    os.close(reader)
+    return b"".join(parts).decode()
 
 
 def test_pairs_are_called_pairs() -> None:
@@ -194,9 +203,9 @@ def test_in_a_terminal_a_resumed_bar_begins_where_the_run_goes_on(
     seen = train(tmp_path, 6)
     assert seen.states == [{}] * 7  # a checkpoint's shape may not depend on when it was taken
     assert "evaluating eval:   0%|" in capsys.readouterr().err
-    assert any(re.fullmatch(r"eval at batch 4: error 0\.\d+", message) for message in caplog.messages)
+    assert any(re.fullmatch(r"eval at batch 4: error \d+\.\d+", message) for message in caplog.messages)
 
     train(tmp_path, 8, load=tmp_path / "ep0-ba6-rank0.pt")
     shown = capsys.readouterr().err
     assert re.findall(r"(\d+) %\|", shown)[0] == "75"
-    assert re.search(r"100 %\|█+\| 64 of 64 images, loss 0\.\d{4}, [\d,]+ images/s\n", shown)
+    assert re.search(r"100 %\|█+\| 64 of 64 images, loss \d+\.\d{4}, [\d,]+ images/s\n", shown)
