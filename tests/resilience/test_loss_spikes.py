@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from maws_composer.checkpoints.safe_reading import SafePlanner, SafeReader
 from maws_composer.resilience.skips import Skips, Spike
+from maws_composer.weights.sources import open_encoder
 from tests.runs import Finished, Runs
 from tests.s3_server import S3Server, rclone
 
@@ -182,3 +183,25 @@ def test_a_run_in_object_storage_goes_back_too(told_to_rewind: Finished, images:
         assert_allclose(without_spike(stored), without_spike(told_to_rewind), rtol=1e-5)
         assert evidence(stored, SPIKE)["batch"] == SPIKE
         assert Skips.from_json((stored.folder / "skips.json").read_text()).spikes[0].batch == SPIKE
+
+
+@pytest.mark.slow
+def test_our_callbacks_go_back_with_the_run(told_to_rewind: Finished, runs: Runs) -> None:
+    average = "callbacks.ema.half_life=160sp"
+    ours = (
+        "callbacks.throughput.every=1ba", "callbacks.norms.every=5ba", "callbacks.memory.every=5ba",
+        "callbacks.learning_rates={}", "callbacks.early_abort.limits={loss: {above: 500}}",
+        f"callbacks.heartbeat.file={runs.folder / 'sign'}",
+        "callbacks.export_on_checkpoint={}", "callbacks.garbage_collection={}", "loggers.progress_bar={}",
+    )  # fmt: skip
+    rewound = runs("rewound", *REWINDING, *ours, average, processes=2)
+    assert_allclose(without_spike(rewound), without_spike(told_to_rewind), rtol=1e-5)
+    told = runs("told", *spoil("update", AROUND), average)
+    theirs, ours_now = (open_encoder(f"{each.folder}#ema") for each in (told, rewound))
+    for name in theirs.shapes:
+        assert_allclose(ours_now.read(name), theirs.read(name), rtol=1e-4, atol=1e-5)
+    for checkpoint in (rewound.folder / "checkpoints").iterdir():  # that of batch 30 was made twice
+        saved, exported = (
+            open_encoder(str(each)) for each in (checkpoint, rewound.folder / "exports" / checkpoint.name)
+        )
+        assert all(torch.equal(saved.read(name), exported.read(name)) for name in saved.shapes)
