@@ -14,6 +14,7 @@ notify), and the profiler, which costs what it is asked for.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import tempfile
@@ -100,6 +101,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]
         with_them = bool((turn + turn // 2) % 2)  # off, on, on, off ...: a drift of the machine cancels out
         trainer.state.callbacks[:] = [*(everything if with_them else none), clock]
         clock.marks.clear()
+        gc.enable()  # as before garbage_collection, which turns it off for the rest of a run
         trainer.fit(duration=f"{options.steps}ba")
         stretches[with_them].append(_mean_step(clock.marks))
     trainer.state.callbacks[:] = everything

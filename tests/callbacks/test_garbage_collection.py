@@ -50,3 +50,4 @@ def test_with_it_collections_come_when_they_are_due_and_all_at_once(tmp_path: Pa
     during = [batch for batch in litter.collected_in if batch < 5]  # after the last step Python may again
     assert during == [2, 4]
     assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
