@@ -26,6 +26,7 @@ from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
 from maws_composer.data.guards import DataStream
 from maws_composer.data.index import Index
+from maws_composer.data.loader_processes import loader_processes
 from maws_composer.data.order import EvalOrder, TrainOrder
 from maws_composer.data.resampling import mean_factor, threshold_of
 from maws_composer.data.scratch import run_folder
@@ -211,7 +212,7 @@ def _dataset(
         canonical_nodes=canonical_nodes,
         settings=data,
         folder=folder,
-        workers=run.speed.workers,
+        workers=loader_processes(run.speed, world.ranks_per_node),
         patience=run.speed.loader_timeout,
         predownload=run.speed.predownload,
         num_classes=num_classes,
@@ -250,6 +251,7 @@ def _tokenizer(run: Run, columns: Sequence[str]) -> CaptionTokenizer | None:
 
 
 def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTokenizer | None) -> DataSpec:
+    workers = loader_processes(speed, World.detect().ranks_per_node)
     # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
     with_workers = {
         "prefetch_factor": speed.prefetch_factor,
@@ -260,11 +262,11 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
     loader = StreamingDataLoader(
         dataset,
         batch_size=dataset.batch_size,
-        num_workers=speed.workers,
+        num_workers=workers,
         collate_fn=partial(collate, tokenizer=tokenizer),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_be_a_worker,
-        **(with_workers if speed.workers else {}),
+        **(with_workers if workers else {}),
     )
     return DataSpec(
         loader,

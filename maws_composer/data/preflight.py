@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from streaming.base.util import bytes_to_int
 from streaming.base.world import World
@@ -17,7 +17,7 @@ from streaming.base.world import World
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.captions import tokenizer_problems
 from maws_composer.data.class_preflight import class_problems
-from maws_composer.data.columns import CAPTION, DATASET_FILE, LABELS
+from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE_EMBEDDING, LABELS
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
 from maws_composer.data.index import (
     Index,
@@ -30,6 +30,7 @@ from maws_composer.data.index import (
 )
 from maws_composer.data.label_preflight import label_problems
 from maws_composer.data.loader import dataset_folder, is_resampled, train_order, wanted_columns
+from maws_composer.data.loader_processes import loader_processes, shared_memory_problems
 from maws_composer.data.order import TrainOrder
 from maws_composer.data.resampling import describe
 from maws_composer.data.settings import EvalData, Source, TrainData
@@ -76,14 +77,7 @@ class EpochReport:
         )
 
 
-class DataCheck(NamedTuple):
-    """Problems of the data, and what an epoch is, if the shards can be read."""
-
-    problems: list[Problem]
-    epoch: EpochReport | None
-
-
-def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = ()) -> DataCheck:
+def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = ()) -> list[Problem]:
     """Look for every foreseeable problem of the run's data, in one process of a node.
 
     `columns` are those that the stage reads besides id, and image or image_embedding.
@@ -93,12 +87,12 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
     Raises:
         OutageError: object storage is away, so that nothing can be known.
     """
-    processes = max(run.speed.workers, 1) * world_size // nodes
+    ranks_of_node = world_size // nodes
+    processes = max(loader_processes(run.speed, ranks_of_node), 1) * ranks_of_node
     train, evaluation = run.data.train, run.data.eval
     indexes, problems = _read(training_shards(train), train, columns)
-    epoch = None
     if indexes and not problems:
-        problems, epoch = _check_training(run, indexes, nodes, processes, columns)
+        problems = _training_problems(run, indexes, nodes, processes, columns)
     if evaluation is not None:
         problems += _evaluation_problems(evaluation, run, processes, columns)
     if LABELS in columns:
@@ -109,25 +103,27 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
     if CAPTION in columns:
         text = run.model["text"]
         problems += tokenizer_problems(text.name, text.context_length)
-    return DataCheck(problems, epoch)
+    if IMAGE_EMBEDDING not in columns:
+        image = 3 * run.model["image_size"] ** 2
+        problems += shared_memory_problems(run.speed, ranks_of_node, run.global_train_batch_size // world_size * image)
+    return problems
 
 
-def _check_training(
+def _training_problems(
     run: Run, indexes: Sequence[Index], nodes: int, processes: int, columns: Sequence[str]
-) -> DataCheck:
+) -> list[Problem]:
     train = run.data.train
     try:
         order = train_order(train, run.seed, run.global_train_batch_size, indexes)
     except ConfigError as error:
-        return DataCheck(list(error.problems), None)
-    epoch = report_epoch(order, indexes, train)
+        return list(error.problems)
     block = train.shuffle_block_size if train.shuffle else 1
     canonical_nodes = max(train.num_canonical_nodes // nodes, 1)
-    problems = _left_out_problems(epoch, run)
+    problems = _left_out_problems(report_epoch(order, indexes, train), run)
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
-    return DataCheck(problems, epoch)
+    return problems
 
 
 def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:

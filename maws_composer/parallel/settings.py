@@ -29,7 +29,7 @@ class ForwardSpeed:
 
     Args:
         device_eval_batch_size: samples of one evaluation batch on one GPU.
-        workers: loader processes per GPU.
+        workers: loader processes per GPU; `auto`: its share of the node's cores.
         prefetch_factor: batches that each of them works ahead.
         predownload: samples whose shards each of them fetches ahead. Null: streaming chooses.
         loader_timeout: seconds without a batch after which training stops, naming the shard; 0: no limit.
@@ -38,7 +38,7 @@ class ForwardSpeed:
     """
 
     device_eval_batch_size: Positive = 64
-    workers: Annotated[int, Field(ge=0)] = 8
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     prefetch_factor: Positive = 2
     predownload: Annotated[int, Field(ge=0)] | None = None
     loader_timeout: Annotated[int, Field(ge=0)] = 300

@@ -38,7 +38,7 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
 
 def _look(loaded: LoadedRun, world_size: int, nodes: int) -> None:
     columns = columns_of(loaded.run)
-    data = check_data(loaded.run, world_size, nodes, columns).problems
+    data = check_data(loaded.run, world_size, nodes, columns)
     model = check_model(loaded.run, world_size, _memory())
     source = [] if model else check_beginning(loaded.run)
     problems = [*check_nodes(world_size), *model, *source, *(data or check_embeddings(loaded.run, columns))]

@@ -12,6 +12,7 @@ from maws_composer.checkpoints.resume import ResumePoint
 from maws_composer.config.durations import samples
 from maws_composer.config.run import Run
 from maws_composer.data.dataset import SampleDataset
+from maws_composer.data.loader_processes import loader_processes, usable_cores
 from maws_composer.data.order import TrainOrder
 from maws_composer.data.preflight import report_epoch
 from maws_composer.models.attention import chosen_kernels
@@ -42,6 +43,7 @@ def opening(
         *(kernel.log_line for kernel in chosen_kernels(stage)),
         f"blocks: {_blocks(run.speed)}",
         *(f"data: {line}" for line in _data(run, data)),
+        f"read by: {_readers(run)}",
         *(f"evaluated on: {line}" for line in _evaluation(run)),
         f"length: {_length(run, data)}",
         f"begins: {_beginning(run, resume_from)}",
@@ -102,6 +104,15 @@ def _data(run: Run, data: SampleDataset) -> Iterator[str]:
         yield stream.source.address
     if isinstance(data.order, TrainOrder):
         yield str(report_epoch(data.order, [stream.index for stream in data.streams], run.data.train))
+
+
+def _readers(run: Run) -> str:
+    here = dist.get_local_world_size()
+    processes = loader_processes(run.speed, here)
+    if not processes:
+        return "this process itself"
+    cores = f"{usable_cores()} cores for {here} GPUs" if torch.cuda.is_available() else f"{usable_cores()} cores"
+    return f"{processes} processes of each rank ({cores}), {run.speed.prefetch_factor} batches ahead each"
 
 
 def _evaluation(run: Run) -> Iterator[str]:

@@ -50,7 +50,7 @@ def write_captioned(folder: Path, captions: Sequence[str | bytes]) -> Path:
 def check(scratch: Path, folder: Path, tokenizer: Path | str) -> list[str]:
     train = {"local": str(folder), "num_canonical_nodes": 4, "max_left_out_share": 0.5}
     run = reader.settings({"train": train, "scratch": str(scratch / "scratch"), "tokenizer": str(tokenizer)})
-    return [f"{problem.path}: {problem.message}" for problem in check_data(run, 1, 1, ["caption"]).problems]
+    return [f"{problem.path}: {problem.message}" for problem in check_data(run, 1, 1, ["caption"])]
 
 
 def by_hand(tokenizer: Path, caption: str) -> tuple[list[int], list[int]]:

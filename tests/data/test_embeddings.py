@@ -89,7 +89,7 @@ def test_embeddings_that_are_not_finite_are_replaced_and_named(tokenizer: Path, 
 def test_a_dataset_without_embeddings_is_told(folder: Path, tokenizer: Path, tmp_path: Path) -> None:
     def check(data: Path) -> list[str]:
         run = reader.settings(scenario(tmp_path / "scratch", data, tokenizer))
-        return [f"{problem.path}: {problem.message}" for problem in check_data(run, 1, 1, COLUMNS).problems]
+        return [f"{problem.path}: {problem.message}" for problem in check_data(run, 1, 1, COLUMNS)]
 
     assert check(folder) == []
     images = write_shards(tmp_path / "images", COUNT, PER_SHARD + 1)

@@ -15,8 +15,8 @@ from streaming import MDSWriter
 from maws_composer.data.class_preflight import class_problems
 from maws_composer.data.classes import Classes
 from maws_composer.data.columns import DATASET_FILE
-from maws_composer.data.loader import collate, split_batch
-from maws_composer.data.preflight import check_data
+from maws_composer.data.loader import build_train_loader, collate, split_batch
+from maws_composer.data.preflight import check_data, report_epoch
 from maws_composer.data.settings import EvalData, Resampling
 from maws_composer.data.sources import evaluation_shards
 from tests.data import reader
@@ -44,7 +44,7 @@ def write_foreign(folder: Path, labels: list[list[int]]) -> Path:
 def check(scratch: Path, train: Path, num_classes: int = 5, **scenario: Any) -> list[str]:
     data = {"local": str(train), "num_canonical_nodes": 4, "max_left_out_share": 0.5}
     run = reader.settings({"train": data, "scratch": str(scratch / "scratch"), "classes": num_classes, **scenario})
-    return [f"{problem.path}: {problem.message}" for problem in check_data(run, 1, 1, ["labels"]).problems]
+    return [f"{problem.path}: {problem.message}" for problem in check_data(run, 1, 1, ["labels"])]
 
 
 def test_collating_fills_labels_up_and_microbatches_keep_them():
@@ -153,10 +153,10 @@ def test_resampling_is_reported_and_needs_groups(folder, tmp_path):
     train = {"local": str(folder), "num_canonical_nodes": 1, "max_left_out_share": 0.5}
     train["resampling"] = Resampling(threshold=0.4)
     run = reader.settings({"train": train, "scratch": str(tmp_path), "classes": 5})
-    problems, epoch = check_data(run, 1, 1, ["labels"])
-    assert problems == [] and "60 images are resampled to " in str(epoch) and "by threshold 0.4" in str(epoch)
+    assert check_data(run, 1, 1, ["labels"]) == []
+    dataset = build_train_loader(run, ["labels"]).dataloader.dataset
+    epoch = str(report_epoch(dataset.order, [stream.index for stream in dataset.streams], run.data.train))
+    assert "60 images are resampled to " in epoch and "by threshold 0.4" in epoch
     plain = write_shards(tmp_path / "plain", 60)
-    problems = check_data(
-        reader.settings({"train": {**train, "local": str(plain)}, "scratch": str(tmp_path)}), 1, 1
-    ).problems
+    problems = check_data(reader.settings({"train": {**train, "local": str(plain)}, "scratch": str(tmp_path)}), 1, 1)
     assert [problem.message for problem in problems] == [f"{plain} is not readable: it has no dataset.json"]

@@ -11,7 +11,8 @@ import pytest
 
 from maws_composer.data.guards import cache_problems, needed_cache
 from maws_composer.data.index import read_index
-from maws_composer.data.preflight import check_data
+from maws_composer.data.loader import build_train_loader
+from maws_composer.data.preflight import check_data, report_epoch
 from maws_composer.data.sources import Shards
 from maws_composer.outages import OutageError
 from tests.data import reader
@@ -30,13 +31,14 @@ def check(scratch: Path, data: dict[str, Any], world_size: int = 1, nodes: int =
     run = reader.settings(
         {"train": {"num_canonical_nodes": 4, **data}, "scratch": str(scratch / "scratch"), "workers": 1, **changes}
     )
-    return [f"{problem.path}: {problem.message}" for problem in check_data(run, world_size, nodes).problems]
+    return [f"{problem.path}: {problem.message}" for problem in check_data(run, world_size, nodes)]
 
 
 def test_good_data_is_reported(folder, tmp_path):
     run = reader.settings({"train": {"local": str(folder), "num_canonical_nodes": 4}, "scratch": str(tmp_path)})
-    problems, epoch = check_data(run, 2, 2)
-    assert problems == []
+    assert check_data(run, 2, 2) == []
+    dataset = build_train_loader(run).dataloader.dataset
+    epoch = report_epoch(dataset.order, [stream.index for stream in dataset.streams], run.data.train)
     assert (epoch.samples, epoch.samples_per_epoch, epoch.left_out, epoch.unit) == (100, 96, 4, 16)
     assert str(epoch) == "an epoch is 96 samples from 9 shards (0.0 GB); 4 (4.00%) are left out of it, others in each"
 

@@ -9,6 +9,7 @@ import yaml
 from maws_composer.checkpoints.resume import ResumePoint
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.data.loader import build_train_loader
+from maws_composer.data.loader_processes import usable_cores
 from maws_composer.reporting.opening import opening
 from maws_composer.stages.build import build_stage
 from tests.runs import write_images
@@ -70,3 +71,6 @@ def test_how_it_is_made_fast(tmp_path: Path) -> None:
     told = say(tmp_path, "speed.compile=true", "speed.activation_checkpointing=2", "loggers.progress_bar.every=5")
     assert told["blocks"] == ["compiled; activations computed again in the backward pass: of one block in 2"]
     assert told["writes"][0].endswith("; loggers: progress_bar")
+    assert told["read by"] == ["this process itself"]
+    several = say(tmp_path, "speed.workers=3", "speed.prefetch_factor=4")
+    assert several["read by"] == [f"3 processes of each rank ({usable_cores()} cores), 4 batches ahead each"]
