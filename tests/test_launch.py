@@ -130,7 +130,12 @@ def test_a_rank_killed_without_a_word_is_a_reason_to_start_again(launch: Runs, p
 
 @pytest.mark.parametrize(
     ("state", "has_stepped", "code"),
-    [(LOST, True, 75), (LOST, False, 1), ("failed", True, 1), ("preempted", False, 75), (None, True, 1)],
+    [
+        (LOST, True, 75),
+        (LOST, False, 1),
+        ("failed", True, 1),
+        *(pytest.param(*each, marks=SLOW) for each in (("preempted", False, 75), (None, True, 1))),
+    ],
 )
 def test_only_a_start_that_got_somewhere_is_repeated_after_a_loss(
     tmp_path: Path, state: str | None, has_stepped: bool, code: int

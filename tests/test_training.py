@@ -142,6 +142,7 @@ def tensorboard_steps(folder: Path, tag: str) -> list[int]:
     return sorted(event.step for event in events.Scalars(tag))
 
 
+@pytest.mark.slow
 def test_a_typo_is_told_once_and_whole_and_nothing_is_trained(runs: Runs) -> None:
     refused = runs("typo", "model.mask_ration=0.5", "loggers.wandbb={}", "data.train.local=/nowhere", processes=2)
     assert refused.code == 2

@@ -96,6 +96,7 @@ def test_losing_half_of_the_processes_changes_neither_curve_nor_samples_nor_metr
             assert step[name] == pytest.approx(metrics[name], **tolerance)
 
 
+@pytest.mark.slow
 def test_another_resampling_is_refused_at_resume(whole: Finished, wsp: Runs) -> None:
     changed = wsp("whole", "data.train.resampling.threshold=0.1", "allow_changed_config=true", "max_duration=1600sp")
     assert changed.code == 2

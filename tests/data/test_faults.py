@@ -55,7 +55,9 @@ def check(results: list[list[dict[str, Any]]], messages: list[str]) -> None:
         assert max(result["seconds"] for result in ranks) < SOON
 
 
-@pytest.mark.parametrize(("world_size", "worker_counts"), [(1, (0, 1, 2)), (2, (0, 2))])
+@pytest.mark.parametrize(
+    ("world_size", "worker_counts"), [pytest.param(1, (0, 1, 2), marks=pytest.mark.slow), (2, (0, 2))]
+)
 def test_a_missing_or_damaged_shard_is_named_soon(tmp_path, world_size, worker_counts):
     scenarios, messages = [], []
     for number, (break_it, message) in enumerate(FAULTS):
@@ -76,7 +78,9 @@ def test_a_missing_shard_of_a_local_dataset_is_named(tmp_path):
     check(results, [f"{shard} is missing"] * 2)
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("world_size", "workers"), [*(pytest.param(1, n, marks=pytest.mark.slow) for n in (0, 1)), (1, 2), (2, 1)]
+)
 def test_an_object_store_that_goes_away_is_an_error_that_names_a_shard(tmp_path, s3, world_size, workers):
     seconds = _with_dead_store(
         tmp_path, s3, world_size, scenario({"remote": "s3://bucket/data"}, tmp_path / "scratch", workers=workers)
@@ -84,7 +88,7 @@ def test_an_object_store_that_goes_away_is_an_error_that_names_a_shard(tmp_path,
     assert seconds < SOON
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)), 2])
 def test_a_store_that_does_not_answer_is_an_error_that_names_the_shard_which_was_waited_for(tmp_path, s3, workers):
     write_shards(s3.bucket(f"frozen-{workers}") / "data", 200, 8)
     settings = scenario({"remote": f"s3://frozen-{workers}/data"}, tmp_path / "scratch", workers=workers)

@@ -170,6 +170,7 @@ def ranks_of(session: int) -> list[int]:
     return living
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_left_out_and_named_and_much_of_it_is_refused(folder: Path) -> None:
     broken = {3: {"image": b"no picture"}, 8: {"caption": " "}}
     write_pictures(folder / "broken", 40, broken)

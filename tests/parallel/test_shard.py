@@ -35,7 +35,7 @@ def test_replicas_alone_train_as_one_does(alone: dict) -> None:
     assert_allclose(ranks[0]["losses"], alone["losses"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("blocks", ["all", 2])
+@pytest.mark.parametrize("blocks", ["all", pytest.param(2, marks=pytest.mark.slow)])
 def test_recomputed_activations_give_the_same_bits(alone: dict, blocks: str | int) -> None:
     assert run_ranks(STEPS, {"checkpointing": blocks}, world_size=1)[0]["losses"] == alone["losses"]
 

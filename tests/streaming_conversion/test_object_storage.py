@@ -142,6 +142,7 @@ def test_hashtags_are_labelled_from_object_storage_without_a_copy_on_the_disk(
     assert max(counts.values()) <= 3 + groups  # the first tells the columns, too
 
 
+@pytest.mark.slow
 def test_a_source_in_object_storage_that_is_not_there_is_named(convert: Convert, server: S3Server) -> None:
     absent = convert("label", "s3://bucket/none", "labelled", "--canonical", "none", **server.environment)
     assert absent.returncode == 2
