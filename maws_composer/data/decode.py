@@ -28,7 +28,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         UndecodableImageError: no known format, truncated, damaged, or of more than `max_pixels` pixels, which is found
             out before anything is decoded.
     """
-    Image.MAX_IMAGE_PIXELS = max_pixels  # else Pillow's own limit would stand in the way of a higher one
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # else Pillow's own limit would stand in the way of a higher one
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

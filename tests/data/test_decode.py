@@ -80,10 +80,12 @@ def test_what_is_no_image_is_undecodable(data):
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     data = encoded(plain())
     assert decode(data, 16 * 12).size == (16, 12)
+    pillows = Image.MAX_IMAGE_PIXELS
     with pytest.raises(UndecodableImageError, match="16 x 12 pixels, the limit is 191"):
         decode(data[:60], 191)  # only the head is there: nothing else was looked at
     with pytest.raises(UndecodableImageError, match="limit"):
         decode(encoded(Image.new("1", (20_000, 20_000))), 1_000_000)
+    assert pillows == Image.MAX_IMAGE_PIXELS  # which others in this process rely on
 
 
 def test_no_format_that_starts_other_programs_is_read():

@@ -18,6 +18,7 @@ def test_harmless_key(whole: Finished, runs: Runs, row: Row) -> None:
 
 
 @pytest.mark.fault("a key changed that has one (`optimizer.base_lr`)", "refused, by name, unless told otherwise")
+@pytest.mark.slow
 def test_harmful_key(whole: Finished, runs: Runs, row: Row) -> None:
     runs("cut", *row.recording, kill_after=15)
     kept = (runs.folder / "cut" / "config.yaml").read_text()

@@ -70,6 +70,7 @@ with_storage = pytest.mark.skipif(rclone() is None, reason="rclone, of the extra
 
 @with_storage
 @pytest.mark.fault("a shard missing", "the run stops and names it; once it is there, it goes on")
+@pytest.mark.slow
 def test_missing_shard(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
     shard_damaged(whole, images, tmp_path, row, lambda shard: shard.unlink(), "shard.00001.mds")
 

@@ -17,6 +17,7 @@ DAY = 86_400
 
 
 @pytest.mark.fault("shared memory of a killed run left behind, without lock files", "removed; nobody else's is touched")
+@pytest.mark.slow
 def test_stale_shared_memory(whole: Finished, runs: Runs, row: Row) -> None:
     own = f"speed.scratch_folder={runs.folder / 'scratch'}"
     runs("cut", *row.recording, own, "speed.workers=1", kill_after=15)

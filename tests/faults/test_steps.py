@@ -16,6 +16,7 @@ NAN = ("callbacks.spoil_step.batches=[25]", "callbacks.spoil_step.factor=1e300")
 
 
 @pytest.mark.fault("a loss that is infinite once, as of a faulty GPU", "the run stops before anything of it is kept")
+@pytest.mark.slow
 def test_nan(whole: Finished, runs: Runs, row: Row) -> None:
     stopped = runs("run", *row.recording, *NAN, processes=2)
     row.error(stopped, "the loss is inf at batch 25")

@@ -80,6 +80,7 @@ def start_once_missed(server: S3Server, seconds: float) -> Notify:
 
 
 @pytest.mark.fault("S3 stopped for 20 s", "training goes on, uploads are tried again")
+@pytest.mark.slow
 def test_storage_away_for_a_while(whole: Finished, images: Path, tmp_path: Path, row: Row) -> None:
     with served(tmp_path, images) as server:
         runs = Runs(tmp_path, images, server.environment)

@@ -19,6 +19,7 @@ def test_other_numbers_of_processes(whole: Finished, runs: Runs, row: Row) -> No
 
 
 @pytest.mark.fault("SIGKILL, and 2 nodes of 1 process → 1 node of 2", "the order of samples does not know of nodes")
+@pytest.mark.slow
 def test_other_numbers_of_nodes(whole: Finished, runs: Runs, row: Row) -> None:
     runs("cut", *row.recording, processes=2, nodes=2, kill_after=22)
     row.same_run(runs("cut", *row.recording, processes=2), whole)
