@@ -15,7 +15,7 @@ from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.completeness import RunPath, in_bytes
 from maws_composer.checkpoints.retention import abort_cut_off_uploads, drop_older_copies, retire
-from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.checkpoints.run_folder import RunFolder, unsent_pictures
 from maws_composer.checkpoints.under_way import UnderWay
 from maws_composer.checkpoints.upload import Uploader
 from maws_composer.checkpoints.writing import CheckpointWriter, Draft, Saved, draft
@@ -169,6 +169,8 @@ class ShardedCheckpoints(CheckpointSaver):
                 if (self._run.local / name).exists():
                     uploader.put(home, self._run.local / name, name)
             uploader.put_marker(home, saved.folder, relative, saved.files)
+            for name in uploader.insist(lambda: unsent_pictures(self._run.local, home), "pictures"):
+                uploader.put(home, self._run.local / name, name)
             uploader.insist(lambda: self._tidy_up(home / "checkpoints", saved), "checkpoints")
         if composer_dist.get_local_rank() == 0:
             drop_older_copies(self._run.checkpoints, saved.folder)
