@@ -45,7 +45,7 @@ def write_comparison(addresses: Sequence[str | Path], evaluations: str | Path, o
 def _write(runs: Sequence[RunData], evaluations: str | Path, out: Path) -> None:
     flops, now = _flops(runs), datetime.now(timezone.utc)
     stages = [[run for run in runs if run.stage == stage] for stage in dict.fromkeys(run.stage for run in runs)]
-    figures = {run.name: {**_last(run), **evaluated(run.address, evaluations)} for run in runs}
+    figures = {run.name: {**_last(run, flops[run.name]), **evaluated(run.address, evaluations)} for run in runs}
     write_page(
         out,
         ", ".join(run.name for run in runs),
@@ -55,7 +55,7 @@ def _write(runs: Sequence[RunData], evaluations: str | Path, out: Path) -> None:
             switches(any(flops.values()), [run.name for run in runs]),
             *(_curves(group, runs, flops, alone=len(stages) == 1) for group in stages),
             section("Final figures", table(figure_rows(figures))),
-            *(part for group in stages for part in _differences(group)),
+            *(part for group in stages for part in _differences(group, alone=len(stages) == 1)),
             *dict.fromkeys(label_section(run.config) for run in runs),
             *(part for run in runs for part in picture_sections(run.folder, f"{run.name}: ")),
             *(part for run in runs for part in evaluation_pictures(run.address, evaluations, f"{run.name}: ")),
@@ -122,13 +122,13 @@ def _health(run: RunData, now: datetime) -> dict[str, Any]:
     }
 
 
-def _last(run: RunData) -> dict[str, Any]:
+def _last(run: RunData, flops: Flops | None) -> dict[str, Any]:
     keys = ["loss", *evaluation_keys(run.curves.keys)]
     known = {readable(key): run.curves.last(key) for key in keys}
-    flops = run.flops_per_sample
+    spent = flops and flops.before + flops.per_sample * run.curves.samples
     return {
         "samples": run.curves.samples,
-        **({"training FLOPs": f"{flops * run.curves.samples:.3g}"} if flops else {}),
+        **({"training FLOPs": f"{spent:.3g}"} if spent else {}),
         **{name: value for name, value in known.items() if value is not None},
     }
 
@@ -149,7 +149,7 @@ def _plots(runs: Sequence[RunData], flops: Mapping[str, Flops | None]) -> Iterat
     yield line_plot("Throughput of all processes", "samples per second", rates)
 
 
-def _differences(runs: Sequence[RunData]) -> Iterator[str]:
+def _differences(runs: Sequence[RunData], alone: bool) -> Iterator[str]:
     """Settings that are not the same in all of the runs: those that affect results, and the others."""
     if len(runs) < 2:
         return
@@ -160,7 +160,7 @@ def _differences(runs: Sequence[RunData]) -> Iterator[str]:
     rest = [
         key for key in every if key not in affecting and len({str(leaf.get(key)) for leaf in settings.values()}) > 1
     ]
-    heading = f"Set differently in the runs of {runs[0].stage}"
+    heading = "What is set differently" + ("" if alone else f" among the runs of {runs[0].stage}")
     yield section(
         heading,
         table(_rows(affecting, settings)) or "<p>Nothing that affects results.</p>",

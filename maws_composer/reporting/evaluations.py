@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maws_composer.reporting.page import captioned, section
+from maws_composer.reporting.page import captioned, section, titled
 from maws_composer.reporting.run_data import is_same_place
 
 _BARS = "results.png"  # the figures once more
@@ -36,11 +36,8 @@ def evaluation_pictures(run: str, evaluations: str | Path, prefix: str = "") -> 
     for path, _ in _results(run, evaluations):
         for picture in sorted(path.parent.glob("*.png")):
             if picture.name != _BARS:
-                name = picture.stem.replace("_", " ")
-                heading = prefix + name
-                yield section(
-                    heading[:1].upper() + heading[1:], captioned(picture.read_bytes(), f"{name}, {path.parent}")
-                )
+                caption = f"{picture.stem.replace('_', ' ')}, {path.parent}"
+                yield section(titled(picture.stem, prefix), captioned(picture.read_bytes(), caption))
 
 
 def figure_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from maws_composer.reporting.page import (
     switches,
     table,
     through_time,
+    titled,
     verbatim,
     write_page,
 )
@@ -117,8 +118,7 @@ def health_card(findings: Sequence[Finding]) -> str:
 def picture_sections(folder: Path, prefix: str = "") -> Iterable[str]:
     """A section for each thing that there are pictures of in a run's folder, from the first to the newest."""
     for name, pictures in find_pictures(folder / FOLDER).items():
-        heading = prefix + name.replace("-", " ").replace("_", " ")
-        yield section(heading[:1].upper() + heading[1:], through_time(spread(pictures, MOST)))
+        yield section(titled(name, prefix), through_time(spread(pictures, MOST)))
 
 
 def label_section(config: Mapping[str, Any]) -> str:
@@ -142,7 +142,11 @@ def environment_rows(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         for key in ("start", "wall_hours"):
             newest.pop(key, None)
         gist = {name: value for key, name in _SETTINGS.items() if (value := run.setting(key)) is not None}
-        length = {"length": run.config["max_duration"]} if "max_duration" in run.config else {}
+        length = {"length": f"{run.length:,} samples"} if run.length is not None else {}
+        if "time" in newest:
+            newest["time"] = str(newest["time"])[:16].replace("T", " ")
+        if "training_flops" in newest:
+            newest["training_flops"] = f"{newest['training_flops']:.3g}"
         renamed = {"training_flops": "FLOPs per sample", "world_size": "processes", "time": "newest start (UTC)"}
         facts[run.name] = {**gist, **length, **{renamed.get(key, key): value for key, value in newest.items()}}
     return [{name: str(value) for name, value in row.items()} for row in figure_rows(facts)]
