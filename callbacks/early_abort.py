@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 from composer.core import Callback, State
 from composer.loggers import Logger, LoggerDestination
+from composer.utils import dist
 
 from maws_composer.config.durations import Samples, samples
 from maws_composer.config.problems import Problem
@@ -120,8 +121,9 @@ class EarlyAbort(Callback):
     def _tell(self, metrics: Iterable[str]) -> None:
         """Once, which limits do not count because no such metric is logged."""
         names = sorted(name for name in self.heard.names if not name.startswith(("time/", "run/")))
-        for metric in {*metrics} - self.heard.names - self.told:
-            self.told.add(metric)
+        untold = {*metrics} - self.heard.names - self.told
+        self.told |= untold
+        for metric in untold if dist.get_global_rank() == 0 else ():
             nearest = get_close_matches(metric, names, n=1)
             hint = f"nearest is {nearest[0]}; " if nearest else ""
             log.warning("%s.%s does not count: no such metric is logged; %slogged are %s", KEY, metric, hint, names)

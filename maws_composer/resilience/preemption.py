@@ -130,6 +130,8 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
             except RewindError as error:
                 rewind(trainer, error, spikes, checkpoints)
                 preemption.owes_evaluation = False  # if it did, that was made when the run was here first
+                for callback in _owing(trainer.state):
+                    callback.is_owed = False
     except (DivergedError, TooManyBadSamplesError):
         try:
             checkpoints.settle()

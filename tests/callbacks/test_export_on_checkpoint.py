@@ -79,5 +79,4 @@ def test_an_exporter_of_ones_own(tmp_path: Path) -> None:
     (problem,) = check_callbacks(load(tmp_path, {"export_on_checkpoint": arguments}, 2, mine).run)
     assert problem.path == "callbacks.export_on_checkpoint.arguments" and problem.message.startswith("prefix: ")
     fit(tmp_path, {"export_on_checkpoint": {**arguments, "arguments": ["prefix=mine."]}}, 2, SAVING, mine)
-    lines = (tmp_path / "exports" / "ep0-ba2").read_text().splitlines()
-    assert lines and {line.removeprefix("mine.mae.") for line in lines} >= {"encoder.cls_token"}
+    assert "mine.encoder.cls_token" in (tmp_path / "exports" / "ep0-ba2").read_text().splitlines()
