@@ -136,7 +136,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
-    warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental|TypedStorage is deprecated")  # not ours
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch's own, of torch's own
     world_size, nodes = dist.get_world_size(), dist.get_world_size() // dist.get_local_world_size()
     return check_and_work(
         arguments,

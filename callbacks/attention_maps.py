@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maws_composer.config.problems import Problem
 from maws_composer.config.run import Run
+from maws_composer.evaluation.pictured import all_over, everybodys, rows_of
 from maws_composer.models.attention import Block
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.shard import way_in
@@ -31,8 +32,9 @@ COLUMNS, TILE = 8, 112  # four images beside each other
 class AttentionMaps(Callback):
     """Draws the attention of the class token in the encoder's last block, averaged over heads, over held-out images.
 
-    Of the first evaluation batch; needs `data.eval`. The encoder sees whole images, in MAE too. The kernels keep no
-    attention weights: those of this one block are computed from its queries and keys.
+    They are from all over `data.eval`, the same ones in every evaluation, on any number of processes. The encoder sees
+    whole images, in MAE too. The kernels keep no attention weights: those of this one block are computed from its
+    queries and keys.
 
     Args:
         images: how many.
@@ -51,17 +53,23 @@ class AttentionMaps(Callback):
         encoder = encoder_of(state.model, KEY)
         self.attention = way_in(state.model, encoder, "class_attention", partial(class_attention, encoder))
 
-    @torch.no_grad()
+    def eval_start(self, state: State, logger: Logger) -> None:
+        self.positions = all_over(state.dataloader.dataset.order.samples, self.images)
+        self.seen: dict[int, Tensor] = {}  # by this rank
+
     def eval_batch_end(self, state: State, logger: Logger) -> None:
-        if int(state.eval_timestamp.batch) != 1:
+        for position, row in rows_of(state.batch, self.positions).items():
+            self.seen[position] = state.batch["image"][row].cpu()
+
+    @torch.no_grad()
+    def eval_end(self, state: State, logger: Logger) -> None:
+        images = everybodys(self.seen)
+        if images is None:
             return
-        # from all over the batch, without the rows that only fill it
-        rows = max(int(state.batch["valid"].sum()), 1)
-        images = state.batch["image"][torch.linspace(0, rows - 1, min(self.images, rows)).long()]
-        with get_precision_context(state.precision):
-            attention = self.attention(images)
+        with get_precision_context(state.precision):  # all ranks: FSDP gathers the encoder
+            attention = self.attention(state.device.tensor_to_device(images))
         if dist.get_global_rank() == 0:
-            picture = draw_tiles(attention_over(images.cpu(), attention.cpu()), COLUMNS, TILE)
+            picture = draw_tiles(attention_over(images, attention.cpu()), COLUMNS, TILE)
             logger.log_images(picture, "attention", channels_last=True)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from composer.core import Callback, State
 from composer.loggers import Logger, LoggerDestination
+from composer.utils import dist
 
 from maws_composer.config.durations import Samples, samples
 from maws_composer.config.problems import Problem
@@ -19,6 +20,11 @@ from maws_composer.resilience.loss_spikes import DivergedError
 log = logging.getLogger("maws_composer.callbacks.early_abort")
 
 KEY = "callbacks.early_abort.limits"
+AFTER = 2  # steps of a start: whatever each of them logs has been logged
+LATE = {  # beginnings of metrics that are logged at intervals, and by which callback
+    "metrics/eval/": "", "eval/": "online_evaluation", "norm/": "norms", "throughput/": "throughput",
+    "memory/": "memory", "lr/": "learning_rates",
+}  # fmt: skip
 
 
 class AbortedError(DivergedError):
@@ -65,6 +71,7 @@ class EarlyAbort(Callback):
     def __init__(self, limits: dict[str, Limit], *, run: Run) -> None:
         self.limits, self.run = limits, run
         self.heard = Heard(limits)
+        self.steps, self.told = 0, set[str]()
 
     def preflight(self) -> list[Problem]:
         """Limits that cannot count."""
@@ -91,6 +98,9 @@ class EarlyAbort(Callback):
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """After evaluations, when the step is written down. All ranks have logged the same."""
+        self.steps += 1
+        if self.steps >= AFTER:
+            self._tell(metric for metric in self.limits if not self._is_to_come(metric))
         new = self.heard.take()
         for metric, limit in self.limits.items():
             value = new.get(metric)
@@ -101,10 +111,22 @@ class EarlyAbort(Callback):
                 raise AbortedError(f"{metric} is {value:.4g} at {where}: {broken}, which {KEY} does not allow")
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        for metric in self.limits.keys() - self.heard.names:
-            nearest = get_close_matches(metric, self.heard.names, n=1)
-            hint = f"; nearest is {nearest[0]}" if nearest else ""
-            log.warning("%s.%s never counted: no such metric was logged%s", KEY, metric, hint)
+        self._tell(self.limits)
+
+    def _is_to_come(self, metric: str) -> bool:
+        begin = next((each for each in LATE if metric.startswith(each)), None)
+        is_made = begin is not None and (not LATE[begin] or LATE[begin] in self.run.callbacks)
+        return is_made and not any(name.startswith(begin or "") for name in self.heard.names)
+
+    def _tell(self, metrics: Iterable[str]) -> None:
+        """Once, which limits do not count because no such metric is logged."""
+        names = sorted(name for name in self.heard.names if not name.startswith(("time/", "run/")))
+        untold = {*metrics} - self.heard.names - self.told
+        self.told |= untold
+        for metric in untold if dist.get_global_rank() == 0 else ():
+            nearest = get_close_matches(metric, names, n=1)
+            hint = f"nearest is {nearest[0]}; " if nearest else ""
+            log.warning("%s.%s does not count: no such metric is logged; %slogged are %s", KEY, metric, hint, names)
 
 
 class Heard(LoggerDestination):

@@ -32,6 +32,8 @@ class EMA(Callback):
         half_life: in samples, so that it means the same with any batch size: "10_000_000sp".
     """
 
+    bytes_per_parameter = 4  # for the plan: memory of the GPUs of a shard, and room of a checkpoint
+
     def __init__(self, half_life: Samples) -> None:
         self.half_life = samples(half_life)
         self.was_loaded = False

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from composer.core import Callback, State
 from composer.loggers import Logger
@@ -16,9 +16,10 @@ from pydantic import Field
 from maws_composer.checkpoints.completeness import Checkpoint, read_checkpoint
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.checkpoints.saving import ShardedCheckpoints
+from maws_composer.config.build import problems_of_told
 from maws_composer.config.problems import Problem
 from maws_composer.config.run import Run
-from maws_composer.registry import register_callback
+from maws_composer.registry import OneOf, register_callback
 from maws_composer.resilience.preemption import Preemption
 from maws_composer.resilience.progress import limited_wait
 from maws_composer.weights.export import export
@@ -43,20 +44,22 @@ class ExportOnCheckpoint(Callback):
     made up for by the next start.
 
     Args:
-        to: as for `maws-composer export`.
+        to: as for `maws-composer export`: timm, hf, maws, or an exporter of your own.
         every: how many checkpoints make an export; the run's last one does in any case.
         ema: export the moving average of the weights, which callbacks.ema makes.
+        arguments: of an exporter of your own, each as key=value.
     """
 
     def __init__(
         self,
-        to: Literal["timm", "hf", "maws"] = "timm",
+        to: Annotated[str, OneOf("exporter")] = "timm",
         every: Annotated[int, Field(gt=0)] = 1,
         ema: bool = False,
+        arguments: tuple[str, ...] = (),
         *,
         run: Run,
     ) -> None:
-        self.to, self.every, self.ema, self.run = to, every, ema, run
+        self.to, self.every, self.ema, self.arguments, self.run = to, every, ema, arguments, run
         self.count = 0  # of checkpoints
         self.seen: int | None = None  # batch of the newest
         self.thread: threading.Thread | None = None
@@ -65,11 +68,12 @@ class ExportOnCheckpoint(Callback):
         """What foreseeably cannot be exported."""
         if self.to == "timm" and self.run.model.get("lock_image_tower"):
             return [Problem(KEY, "this stage's encoder is locked, and stays as it came; remove it, or set to=hf")]
-        if self.to != "timm" and self.run.model.get("qk_norm"):
+        if self.to in ("hf", "maws") and self.run.model.get("qk_norm"):
             return [Problem(f"{KEY}.to", f"{self.to} has no place for QK-norm; set to=timm")]
         if self.ema and "ema" not in self.run.callbacks:
             return [Problem(f"{KEY}.ema", "there is no moving average; add callbacks.ema.half_life")]
-        return []
+        problems = problems_of_told("exporter", self.to, self.arguments)
+        return [Problem(f"{KEY}.arguments", f"{problem.path}: {problem.message}") for problem in problems]
 
     def init(self, state: State, logger: Logger) -> None:
         self.saver = next(each for each in state.callbacks if isinstance(each, ShardedCheckpoints))
@@ -124,7 +128,7 @@ class ExportOnCheckpoint(Callback):
                     raise TimeoutError("it was still incomplete when the next one began")
                 time.sleep(PAUSE)
             if not out.exists():
-                export(f"{checkpoint}{AVERAGED if self.ema else ''}", self.to, out)
+                export(f"{checkpoint}{AVERAGED if self.ema else ''}", self.to, out, assignments=self.arguments)
                 log.info("exported %s", out)
             if not isinstance(home, Path):
                 _upload(out, home / "exports")

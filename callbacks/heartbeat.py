@@ -25,7 +25,8 @@ class Heartbeat(Callback):
     """Rank 0 writes a file, whole or not at all: `{"time": "…", "batch": 12, "samples": 768, "doing": "batch_end"}`.
 
     After any event of training or evaluation, so that the file's age is the time for which nothing has happened; saving
-    and the first compile are such times. A disk that refuses is told once, and does not end the run.
+    and the first compile are such times. The last one says `"doing": "finished"`, or `"left"` where the run goes on
+    another time: then its age says nothing. A disk that refuses is told once, and does not end the run.
 
     Args:
         file: on this machine; folders are made.
@@ -42,14 +43,19 @@ class Heartbeat(Callback):
         now = time.monotonic()
         if self.leads and now >= self.next:
             self.next = now + self.seconds
-            self._beat(event, state)
+            self._beat(event.value, state)
 
-    def _beat(self, event: Event, state: State) -> None:
+    def close(self, state: State, logger: Logger) -> None:
+        if self.leads:
+            is_over = state.max_duration is not None and state.timestamp >= state.max_duration
+            self._beat("finished" if is_over else "left", state)
+
+    def _beat(self, doing: str, state: State) -> None:
         sign = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "batch": int(state.timestamp.batch),
             "samples": int(state.timestamp.sample),
-            "doing": event.value,
+            "doing": doing,
         }
         draft = self.file.with_name(f"{self.file.name}.{os.getpid()}")
         try:

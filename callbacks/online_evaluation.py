@@ -50,6 +50,8 @@ class OnlineEvaluation(Callback):
         feature: of an image: its class token, or the mean of its patch tokens.
     """
 
+    figures = "eval/"
+
     def __init__(
         self,
         every: Interval,
@@ -108,17 +110,13 @@ class OnlineEvaluation(Callback):
             for name, data in self.sources.items()
         }
 
-    def fit_start(self, state: State, logger: Logger) -> None:
-        if self.is_owed:
-            self._evaluate(state, logger)
-
     def batch_end(self, state: State, logger: Logger) -> None:
         if self.is_due(state, Event.BATCH_END):
-            self._evaluate(state, logger)
+            self.evaluate(state, logger)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
         if self.is_due(state, Event.EPOCH_END):
-            self._evaluate(state, logger)
+            self.evaluate(state, logger)
 
     def state_dict(self) -> dict[str, Any]:
         return {"is_owed": self.is_owed}
@@ -126,7 +124,7 @@ class OnlineEvaluation(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.is_owed = state["is_owed"]
 
-    def _evaluate(self, state: State, logger: Logger) -> None:
+    def evaluate(self, state: State, logger: Logger) -> None:
         """Log figures and pictures of the model as it is. A collective.
 
         When notice has been given, or is given before features are extracted, the next start makes up for it.

@@ -127,12 +127,16 @@ def _parser() -> argparse.ArgumentParser:
     embed.set_defaults(run=_embed)
 
     report = commands.add_parser("report", help="write report.html of a run, or one page about several")
-    report.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="local folder of a run")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, local or in object storage")
     report.add_argument(
         "--evaluations", default="evaluations", metavar="FOLDER",
         help="where results of evaluate.py are, of these runs and others (default: %(default)s)",
     )  # fmt: skip
-    report.add_argument("--out", type=Path, help="of several runs: the page (default: comparison.html)")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="the page (default: report.html in the run's folder; of a run in object storage, <run>.html here; of "
+        "several, comparison.html here)",
+    )  # fmt: skip
     report.set_defaults(run=_report)
 
     checkpoints = commands.add_parser(
@@ -291,14 +295,14 @@ def _report(options: argparse.Namespace) -> None:
     from maws_composer.reporting.comparison import write_comparison
     from maws_composer.reporting.report import write_report
 
-    for folder in options.run_folders:
-        _require_run(folder)
-    if len(options.run_folders) > 1:
-        print(write_comparison(options.run_folders, options.evaluations, options.out or Path("comparison.html")))
-    elif options.out:
-        raise ConfigError([Problem("--out", "is for several runs; the page of one is its report.html")])
+    for run in options.runs:
+        _require_run(run)
+    if options.out and options.out.is_dir():
+        raise ConfigError([Problem("--out", f"{options.out} is a folder; name a file in it, such as report.html")])
+    if len(options.runs) > 1:
+        print(write_comparison(options.runs, options.evaluations, options.out or Path("comparison.html")))
     else:
-        print(write_report(options.run_folders[0], options.evaluations))
+        print(write_report(options.runs[0], options.evaluations, options.out))
 
 
 def _checkpoints(options: argparse.Namespace) -> int:
@@ -339,9 +343,9 @@ def _load_plugins(code_paths: list[str]) -> None:
         raise ConfigError(problems)
 
 
-def _require_run(folder: Path) -> None:
-    if not (folder / "metrics.jsonl").exists():
-        raise ConfigError([Problem(str(folder), "has no metrics.jsonl; name a run's local folder")])
+def _require_run(address: str) -> None:
+    if "://" not in address and not (Path(address) / "metrics.jsonl").exists():
+        raise ConfigError([Problem(address, "has no metrics.jsonl; name the folder of a run")])
 
 
 def _positive(text: str) -> int:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.problems import ConfigError, ForeseenError, Problem
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _MISTAKES_BY_NAME = {  # of libraries that are slow to import
 }  # fmt: skip
 
 
-class StorageError(RuntimeError):
+class StorageError(ForeseenError):
     """Object storage did not answer, or failed, for as long as the configuration allows."""
 
 

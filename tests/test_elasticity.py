@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from PIL import Image
 
 from tests.runs import Finished, Runs
 
@@ -37,7 +39,7 @@ def settings(runs: Runs, name: str, images: Path) -> tuple[str, ...]:
         f"global_train_batch_size={BATCH}", f"max_duration={STEPS * BATCH}sp", "data.train.num_canonical_nodes=12",
         f"data.eval.local={images}", "eval_interval=8ba", "speed.device_eval_batch_size=56", "save_interval=5ba",
         "code_paths=[tests/plugins]", f"callbacks.record_inputs.folder={runs.folder / f'inputs-{name}'}",
-        "callbacks.learning_rates={}",
+        "callbacks.learning_rates={}", "callbacks.reconstructions.images=6",
     )  # fmt: skip
 
 
@@ -68,6 +70,11 @@ def same_run(moved: Finished, whole: Finished) -> None:
     )
     assert list(before) == list(after) == [8, 16, 24, 32, 40]
     assert_allclose([*after.values()], [*before.values()], rtol=1e-5)
+    before, after = (
+        np.asarray(Image.open(run.folder / "pictures" / f"reconstructions-ba{STEPS}.png"), int)
+        for run in (whole, moved)
+    )
+    assert before.shape == after.shape and abs(before - after).max() <= 2
     expected, found = (inputs_of(run.folder.parent / f"inputs-{run.folder.name}") for run in (whole, moved))
     assert set(expected) == {*range(1, STEPS + 1)}
     assert found == expected and all(len(rows) == BATCH for rows in found.values())
@@ -77,7 +84,7 @@ def test_three_processes_then_two_nodes_of_one_are_the_same_run(whole: Finished,
     given = settings(anywhere, "moved", images)
     anywhere("moved", *given, processes=3, kill_after=19)
     moved = anywhere("moved", *given, processes=2, nodes=2)
-    assert "on 2 GPUs, saved on 3" in moved.output
+    assert "on 2 processes, saved on 3" in moved.output
     same_run(moved, whole)
 
 

@@ -5,6 +5,7 @@ Real launchers, real processes, CPU and gloo. Losses are compared over 50 steps,
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from itertools import chain
@@ -48,7 +49,7 @@ def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
     evaluating = (f"data.eval.local={images}", "eval_interval=25ba", "callbacks.reconstructions.images=3")
     evaluating = (*evaluating, "loggers.tensorboard={}")
     two = runs("two", "speed.workers=2", "speed.device_train_microbatch_size=3", *evaluating, processes=2)
-    assert "2 GPUs = 1 replicas x 2 shards" in two.output
+    assert "2 processes = 1 replica x 2 shards" in two.output
     same_curve(two, whole)
     evaluated = [step["metrics/eval/loss"] for step in two.steps if "metrics/eval/loss" in step]
     assert len(evaluated) == 2 and evaluated[1] < evaluated[0]
@@ -120,6 +121,7 @@ def test_data_and_run_in_object_storage(whole: Finished, images: Path, tmp_path:
         runs = Runs(tmp_path, images, server.environment)
         remote = (
             "data.train.local=null", "data.train.remote=s3://bucket/images", "save_folder=s3://bucket/run",
+            "callbacks.patch_embedding.every=10ba",
         )  # fmt: skip
         runs("remote", *remote, f"speed.scratch_folder={tmp_path / 'one'}", kill_after_saving=20, processes=2)
         shutil.rmtree(tmp_path / "one")
@@ -130,7 +132,8 @@ def test_data_and_run_in_object_storage(whole: Finished, images: Path, tmp_path:
         assert "downloading s3://bucket/run/checkpoints/ep0-ba" in again.output
         stored = server.bucket("bucket") / "run"
         same_curve(Finished(again.code, again.output, stored), whole)
-        assert (stored / "report.html").exists()
+        drawn = re.findall(r"patch_embedding, after batch (\d+)", (stored / "report.html").read_text())
+        assert {*drawn} == {"10", "20", "30", "40", "50"}, "those that the lost machine drew included"
         kept = sorted(folder.name for folder in (stored / "checkpoints").iterdir() if any(folder.iterdir()))
         # save_num_checkpoints_to_keep; rclone's listings may be 50 ms old, so that one more may have been overlooked
         assert kept[-3:] == ["ep0-ba30", "ep1-ba40", "ep1-ba50"] and len(kept) <= 4

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -34,7 +34,7 @@ class Checkpoint:
         batch: steps done.
         samples: samples seen.
         files: names and sizes in bytes.
-        owes_evaluation: an evaluation was cut off after its last step.
+        owes: what the metrics of evaluations begin with that were cut off after its last step, such as "metrics/".
         checksums: names and CRC-32, as eight hexadecimal digits.
         time: when it was saved, in ISO 8601.
         world_size: by how many processes.
@@ -45,7 +45,7 @@ class Checkpoint:
     batch: int
     samples: int
     files: dict[str, int]
-    owes_evaluation: bool = False
+    owes: tuple[str, ...] = ()
     checksums: dict[str, str] = field(default_factory=dict)
     time: str | None = None
     world_size: int | None = None
@@ -99,7 +99,7 @@ def write_marker(
     *,
     samples: int,
     world_size: int,
-    owes_evaluation: bool = False,
+    owes: Sequence[str] = (),
     checksums: Mapping[str, str] | None = None,
 ) -> None:
     """Declare a local checkpoint complete: atomically, and only once it is really on the disk."""
@@ -107,7 +107,7 @@ def write_marker(
         "files": dict(files),
         "crc32": dict(checksums or {}),
         "samples": samples,
-        "owes_evaluation": owes_evaluation,
+        "owes": list(owes),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "world_size": world_size,
         "torch": version("torch"),
@@ -177,7 +177,7 @@ def _checkpoint(folder: RunPath, batch: int, marker: Mapping[str, Any]) -> Check
         batch,
         int(marker["samples"]),
         files,
-        bool(marker.get("owes_evaluation")),
+        tuple(marker.get("owes", ())),
         {name: checksum for name, checksum in marker.get("crc32", {}).items() if name in files},
         **{name: marker.get(name) for name in ("time", "world_size", "torch", "composer")},
     )

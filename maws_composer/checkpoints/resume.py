@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import shutil
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -54,12 +55,12 @@ class ResumePoint:
     Attributes:
         folder: where it lies.
         samples: how many the run had seen.
-        owes_evaluation: an evaluation was cut off after its last step.
+        owes: see `Checkpoint`.
     """
 
     folder: Path
     samples: int
-    owes_evaluation: bool = False
+    owes: tuple[str, ...] = ()
 
 
 def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
@@ -78,7 +79,7 @@ def newest_checkpoint(run_folder: RunFolder) -> ResumePoint | None:
         damage = bring_or_check(checkpoint, here, run_folder)
         if not damage:
             _say_versions(checkpoint)
-            return ResumePoint(here, checkpoint.samples, checkpoint.owes_evaluation)
+            return ResumePoint(here, checkpoint.samples, checkpoint.owes)
         if dist.get_global_rank() == 0:
             log.warning("passed over %s: %s", checkpoint.folder, "; ".join(damage))
     log.info("%s has no complete checkpoint: starting at sample 0", run_folder.url)
@@ -165,8 +166,8 @@ def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
 def is_finished(resume_from: ResumePoint, folder: RunFolder, max_samples: int) -> bool:
     """Whether nothing is left to do; an evaluation that was cut off, and not made up for since, is. On rank 0."""
     last = last_step(folder.local / FILE) or {}
-    owes = resume_from.owes_evaluation and not any(key.startswith("metrics/") for key in last)
-    return resume_from.samples >= max_samples and not owes
+    made_up = all(any(key.startswith(owed) for key in last) for owed in resume_from.owes)
+    return resume_from.samples >= max_samples and made_up
 
 
 def require_same_results(resume_from: ResumePoint, loaded: LoadedRun) -> None:
@@ -206,7 +207,10 @@ class Resume(Callback):
         _forget_other_callbacks(wanted["state"], saved=set(reader.read_metadata().state_dict_metadata))
         with torch.no_grad():
             dcp.load(wanted, storage_reader=reader, planner=SafePlanner())
-        state.load_state_dict({**wanted["state"], "algorithms": {}}, logger, strict=True)
+        with warnings.catch_warnings():
+            for algorithm in state.algorithms:  # see _NOT_RESTORED
+                warnings.filterwarnings("ignore", f"{type(algorithm).__qualname__} is not in the state_dict")
+            state.load_state_dict({**wanted["state"], "algorithms": {}}, logger, strict=True)
 
 
 def _forget_other_callbacks(state: dict[str, Any], saved: set[str]) -> None:

@@ -16,6 +16,7 @@ from maws_composer.config.run import Run
 from maws_composer.outages import OutageError, is_mistake
 from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.planning.memory import checkpoint_bytes
+from maws_composer.planning.plan import kept_by_callbacks
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def check_room(run: Run, trained: int, world_size: int, nodes: int) -> list[Prob
     Raises:
         OutageError: object storage is away.
     """
-    one = checkpoint_bytes(trained)
+    one = checkpoint_bytes(trained, kept_by_callbacks(run))
     part = _part_of_node(one, run.speed.sharding.shard, world_size, world_size // nodes)
     if run.save_async:
         log.info("while a checkpoint is saved, a node needs %s of host memory for it", in_bytes(part))

@@ -30,6 +30,8 @@ from maws_composer.config.run import Run
 from maws_composer.config.show import to_yaml
 from maws_composer.outages import StorageError, insist, is_mistake
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
+from maws_composer.reporting.pictures import FOLDER as PICTURES
+from maws_composer.reporting.pictures import worth_carrying
 from maws_composer.resilience.progress import limited_wait
 
 Result = TypeVar("Result")
@@ -115,6 +117,7 @@ def start_run(loaded: LoadedRun) -> RunFolder:
     once_per_node(lambda: _check_shared(folder, run_id))
     on_rank_zero(lambda: _lock(folder))
     on_rank_zero(lambda: folder.insist(lambda: fetch(folder, "metrics.jsonl"), "metrics.jsonl"))
+    on_rank_zero(lambda: folder.insist(lambda: fetch_pictures(folder), PICTURES))
     return folder
 
 
@@ -194,6 +197,28 @@ def fetch(folder: RunFolder, name: str) -> None:
     reached = local.stat().st_size if local.exists() else -1
     if not isinstance(remote, Path) and remote.exists() and remote.stat().st_size > reached:
         remote.download_to(local)
+
+
+def fetch_pictures(folder: RunFolder) -> None:
+    """Bring what earlier starts of a remote run have drawn to this node, as far as a report shows it."""
+    remote, local = folder.home / PICTURES, folder.local / PICTURES
+    if isinstance(remote, Path) or not remote.exists():
+        return
+    local.mkdir(parents=True, exist_ok=True)
+    for name in worth_carrying(path.name for path in remote.iterdir()):
+        if not (local / name).exists():
+            (remote / name).download_to(local / f"{name}.partial")
+            (local / f"{name}.partial").replace(local / name)
+
+
+def unsent_pictures(local: Path, home: RunPath) -> list[str]:
+    """Pictures of this node's folder of a run that are not yet where it lives, or not as they are here."""
+    here = {path.name: path.stat().st_size for path in (local / PICTURES).glob("*") if path.suffix != ".partial"}
+    if isinstance(home, Path) or not here:
+        return []
+    remote = home / PICTURES
+    there = {path.name: path.stat().st_size for path in remote.iterdir()} if remote.exists() else {}
+    return sorted(f"{PICTURES}/{name}" for name, size in here.items() if there.get(name) != size)
 
 
 def send(folder: RunFolder, *names: str) -> None:

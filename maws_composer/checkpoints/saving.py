@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from composer.utils import dist as composer_dist
 
 from maws_composer.checkpoints.completeness import RunPath, in_bytes
 from maws_composer.checkpoints.retention import abort_cut_off_uploads, drop_older_copies, retire
-from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.checkpoints.run_folder import RunFolder, unsent_pictures
 from maws_composer.checkpoints.under_way import UnderWay
 from maws_composer.checkpoints.upload import Uploader
 from maws_composer.checkpoints.writing import CheckpointWriter, Draft, Saved, draft
@@ -95,7 +96,7 @@ class ShardedCheckpoints(CheckpointSaver):
         """
         self._under_way.settle()
 
-    def save_before_leaving(self, state: State, leave_by: float, owes_evaluation: bool) -> None:
+    def save_before_leaving(self, state: State, leave_by: float, owes: Sequence[str]) -> None:
         """Save what is not saved yet, and upload what time allows. A collective.
 
         Of two uploads there is time for one: the new checkpoint's, unless the last one took longer than is left.
@@ -103,7 +104,7 @@ class ShardedCheckpoints(CheckpointSaver):
         Args:
             state: of the run, between two steps.
             leave_by: time.monotonic() at which the machine may be gone.
-            owes_evaluation: an evaluation after this step was cut off.
+            owes: what the metrics of evaluations begin with that were cut off after this step.
         """
         if not self._under_way.is_written(until=leave_by):
             log.warning("there was no time to save what was being saved; what was saved before it counts")
@@ -111,7 +112,7 @@ class ShardedCheckpoints(CheckpointSaver):
         is_new = state.timestamp.batch > 0 and state.timestamp.batch != self.last_checkpoint_batch
         if is_new:
             began = time.monotonic()
-            saved = self._writer.write(self._prepare(state), owes_evaluation)
+            saved = self._writer.write(self._prepare(state), owes)
             _announce(saved, began)
         if self._uploader is None:
             return
@@ -169,6 +170,8 @@ class ShardedCheckpoints(CheckpointSaver):
                 if (self._run.local / name).exists():
                     uploader.put(home, self._run.local / name, name)
             uploader.put_marker(home, saved.folder, relative, saved.files)
+            for name in uploader.insist(lambda: unsent_pictures(self._run.local, home), "pictures"):
+                uploader.put(home, self._run.local / name, name)
             uploader.insist(lambda: self._tidy_up(home / "checkpoints", saved), "checkpoints")
         if composer_dist.get_local_rank() == 0:
             drop_older_copies(self._run.checkpoints, saved.folder)

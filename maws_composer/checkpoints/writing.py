@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from maws_composer.checkpoints.checksums import checksum
 from maws_composer.checkpoints.completeness import MARKER, checkpoint_name, in_bytes, write_marker
+from maws_composer.config.problems import ForeseenError
 from maws_composer.parallel.agree import on_every_rank
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-class SaveError(RuntimeError):
+class SaveError(ForeseenError):
     """A checkpoint could not be written. Those before it are as they were."""
 
 
@@ -104,12 +106,12 @@ class CheckpointWriter:
         self._needed = sum(count for its_node, count in shares if its_node == node)
         on_every_rank(lambda: _make_room(draft.folder, self._needed) if self._keeps_house else None, self._group)
 
-    def write(self, draft: Draft, owes_evaluation: bool = False) -> Saved:
+    def write(self, draft: Draft, owes: Sequence[str] = ()) -> Saved:
         """Write, take checksums, and declare complete. A collective, in any thread.
 
         Args:
             draft: which has been prepared.
-            owes_evaluation: for the marker.
+            owes: for the marker.
 
         Raises:
             SaveError: what was written of it is gone, so that there is room for metrics and status.
@@ -121,13 +123,13 @@ class CheckpointWriter:
                 planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),  # as Composer's
                 process_group=self._group,
             )
-            return self._declare_complete(draft, owes_evaluation)
+            return self._declare_complete(draft, owes)
         except (CheckpointException, Exception) as error:  # torch's is no Exception
             if self._keeps_house and not (draft.folder / MARKER).exists():
                 shutil.rmtree(draft.folder, ignore_errors=True)
             raise _save_error(draft.folder, _cause(error), self._needed) from error
 
-    def _declare_complete(self, draft: Draft, owes_evaluation: bool) -> Saved:
+    def _declare_complete(self, draft: Draft, owes: Sequence[str]) -> Saved:
         parts = on_every_rank(lambda: self._look_at_own_files(draft.folder), self._group)
         looked = {name: entry for part in parts for name, entry in part.items()}
         files = {name: size for name, (size, _) in looked.items()}
@@ -139,7 +141,7 @@ class CheckpointWriter:
                     files,
                     samples=draft.samples,
                     world_size=dist.get_world_size(),
-                    owes_evaluation=owes_evaluation,
+                    owes=owes,
                     checksums={name: value for name, (_, value) in looked.items()},
                 )
 

@@ -26,12 +26,10 @@ def build(entry: Entry, arguments: Mapping[str, Any] | None, run: Any, *handed: 
     Raises:
         ConfigError: naming every argument that is wrong; or what was made is nothing of the plugin's kind.
     """
-    schema = signature_of(entry.builder)
-    outcome: Outcome[Any] = check(schema, arguments or {})
-    if outcome.value is None:
-        known = list(keys_of(schema, arguments))
-        raise ConfigError([Problem(".".join(wrong.path), say(wrong, known)) for wrong in outcome.mistakes])
-    keywords = arguments_of(outcome.value)
+    checked, mistakes = _checked(entry, arguments)
+    if checked is None:
+        raise ConfigError(mistakes)
+    keywords = arguments_of(checked)
     if "run" in inspect.signature(entry.builder).parameters:
         keywords["run"] = run
     made = entry.builder(*handed, **keywords)
@@ -74,7 +72,28 @@ def build_told(kind: str, name: str, assignments: Sequence[str], *handed: Any) -
     Raises:
         ConfigError: see `lookup` and `build`.
     """
+    return build(lookup(kind, name), _told(assignments), None, *handed)
+
+
+def problems_of_told(kind: str, name: str, assignments: Sequence[str]) -> list[Problem]:
+    """What `build_told` would say of these arguments, without making anything."""
+    try:
+        arguments = _told(assignments)
+    except ConfigError as error:
+        return error.problems
+    return _checked(lookup(kind, name), arguments)[1]
+
+
+def _told(assignments: Sequence[str]) -> dict[str, Any]:
     if wrong := [text for text in assignments if "=" not in text]:
         raise ConfigError([Problem(f"--set {text}", "expected key=value") for text in wrong])
     arguments: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)))
-    return build(lookup(kind, name), arguments, None, *handed)
+    return arguments
+
+
+def _checked(entry: Entry, arguments: Mapping[str, Any] | None) -> tuple[Any, list[Problem]]:
+    """The arguments in the plugin's schema, or None and what is wrong with them."""
+    schema = signature_of(entry.builder)
+    outcome: Outcome[Any] = check(schema, arguments or {})
+    known = list(keys_of(schema, arguments))
+    return outcome.value, [Problem(".".join(wrong.path), say(wrong, known)) for wrong in outcome.mistakes]

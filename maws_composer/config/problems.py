@@ -36,6 +36,10 @@ class ConfigError(Exception):
         return type(self), (self.problems,)
 
 
+class ForeseenError(RuntimeError):
+    """An end of a run that its message says all about: nobody needs a traceback to know what to do."""
+
+
 def format_problems(path: str, problems: Sequence[Problem]) -> str:
     """The problems of the configuration at `path`, one line each, in aligned columns."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

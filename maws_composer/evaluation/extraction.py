@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from maws_composer.data.columns import CAPTION, ID, LABELS
 from maws_composer.evaluation.features import Extracted, Features
+from maws_composer.evaluation.pictured import all_over
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.resilience.progress import progressed
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 Feature = Literal["class_token", "mean_patch_token"]
 Encode = Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch width"]]
 
-_PICTURES = 8  # that are kept of a dataset, from all over it
+_PICTURES = 8  # that are kept of a dataset
 
 
 def encode(
@@ -70,7 +71,7 @@ def extract(
     replaced: list[Tensor] = []
     values: list[Tensor] = []
     labels: list[Tensor] = []
-    kept = _Kept(_all_over(loader.dataloader.dataset.order.samples))
+    kept = _Kept(all_over(loader.dataloader.dataset.order.samples, _PICTURES))
     leads = dist.get_rank() == 0
     for batch in tqdm(loader.dataloader, desc=title, leave=False, mininterval=2, disable=not leads):
         # Rows that only fill the last batch repeat an image.
@@ -170,11 +171,6 @@ class _Kept:
             torch.stack([self.pictures[position] for position in pictured]),
             torch.searchsorted(torch.tensor(positions), torch.tensor(pictured)),
         )
-
-
-def _all_over(samples: int) -> set[int]:
-    """Positions from all over a dataset: neighbors in it are often of one kind."""
-    return {(2 * part + 1) * samples // (2 * _PICTURES) for part in range(_PICTURES)}
 
 
 def gather_rows(rows: Tensor) -> Tensor:

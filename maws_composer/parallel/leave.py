@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch.distributed as dist
 from composer.utils import dist as composer_dist
 
-from maws_composer.config.problems import ConfigError, format_problems
+from maws_composer.config.problems import ConfigError, ForeseenError, format_problems
 from maws_composer.outages import OutageError
 from maws_composer.resilience.notice import let_signals_end
 
@@ -20,6 +20,9 @@ def work_and_leave(config: str, work: Callable[[], None]) -> int:
     Returns:
         The exit code: 2 after a ConfigError, which has to be the same on every rank of a node; 1 if it is an outage,
         after which the same command may succeed.
+
+    Raises:
+        SystemExit: after a ForeseenError, whose message is printed without a traceback; the code is 1.
     """
     code = 0
     try:
@@ -28,6 +31,8 @@ def work_and_leave(config: str, work: Callable[[], None]) -> int:
         code = 1 if isinstance(error, OutageError) else 2
         if composer_dist.get_local_rank() == 0:
             print(format_problems(config, error.problems), file=sys.stderr, flush=True)
+    except ForeseenError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
     leave_process_group(code)
     return code
 

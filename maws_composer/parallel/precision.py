@@ -37,6 +37,12 @@ def require_precision(precision: str) -> None:
         raise RuntimeError("precision: fp32, but TF32 was switched on after the device was built")
 
 
+def say_devices(number: int) -> str:
+    """`1 GPU`, `8 GPUs`; on a machine without, `2 processes`."""
+    one, many = ("GPU", "GPUs") if torch.cuda.is_available() else ("process", "processes")
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def torch_device() -> torch.device:
     """This rank's device, once `build_device` has chosen it."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -7,6 +7,7 @@ result and wraps nothing: left to itself it would overwrite a two-dimensional me
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,10 +27,15 @@ from maws_composer.parallel.materialize import materialize
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.workload import is_checkpointed
 
+# Composer puts a filter of its own before all others, and knows no other way to have a child left as it is.
+_NO_OTHER_WAY = "The _fsdp_wrap attribute will be removed in a future release. Please use fsdp_wrap_fn instead."
+
 
 def already_sharded() -> FSDP2Config:
     """What Composer's Trainer is told: save and load sharded checkpoints, wrap nothing."""
-    return FSDP2Config(state_dict_type="sharded")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FSDP2 Config/APIs are experimental")
+        return FSDP2Config(state_dict_type="sharded")
 
 
 def shard(stage: nn.Module, speed: Speed, precision: str, seed: int, device: torch.device) -> DeviceMesh:
@@ -126,6 +132,14 @@ def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, pr
             for method in getattr(child, "forward_methods", ()):
                 register_fsdp_forward_method(child, method)
         child._fsdp_wrap = False  # type: ignore[assignment]
+    show = warnings.showwarning
+    if not (isinstance(show, partial) and show.func is _show_others):
+        warnings.showwarning = partial(_show_others, show)
+
+
+def _show_others(show: Callable[..., None], message: Warning | str, *about: Any, **more: Any) -> None:
+    if str(message) != _NO_OTHER_WAY:
+        show(message, *about, **more)
 
 
 def _compile(blocks: list[nn.Module]) -> None:

@@ -11,7 +11,7 @@ from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.planning.communication import Communication, communication_of
 from maws_composer.planning.gpus import GPUS, Gpu
 from maws_composer.planning.memory import MemoryEstimate, checkpoint_bytes
-from maws_composer.planning.plan import memory_of, microbatch_size, possible_world_sizes, workload_of
+from maws_composer.planning.plan import kept_by_callbacks, memory_of, microbatch_size, possible_world_sizes, workload_of
 from maws_composer.planning.workload import Workload
 
 _LARGEST_OF_INTEREST = 2**20  # images at once
@@ -128,7 +128,7 @@ class Forecast:
 
     @property
     def checkpoint(self) -> int:
-        return checkpoint_bytes(self.workload.parameters.trainable)
+        return checkpoint_bytes(self.workload.parameters.trainable, kept_by_callbacks(self.run))
 
 
 def forecast(run: Run, cluster: Cluster) -> Forecast:

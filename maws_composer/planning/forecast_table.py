@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 44  # of a column
 _PARTS = {
-    "weights": "#2f7ed8", "gradients": "#e8702a", "moments": "#2a9d5c", "gathered": "#b45fc4",
-    "activations": "#c9a227", "overhead": "#808080",
+    "weights": "#2f7ed8", "gradients": "#e8702a", "moments": "#2a9d5c", "callbacks": "#3fb6b8",
+    "gathered": "#b45fc4", "activations": "#c9a227", "overhead": "#808080",
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ class MemoryEstimate:
 
     Attributes:
         weights, gradients, moments: this GPU's shards.
+        callbacks: what callbacks keep of the parameters, such as a moving average, of this GPU's shards.
         gathered: whole parameters and gradients of the blocks that are being computed.
         activations: what is kept for the backward pass.
     """
@@ -35,13 +36,14 @@ class MemoryEstimate:
     weights: float
     gradients: float
     moments: float
+    callbacks: float
     gathered: float
     activations: float
 
     @property
     def states(self) -> float:
         """What does not depend on the microbatch."""
-        return self.weights + self.gradients + self.moments
+        return self.weights + self.gradients + self.moments + self.callbacks
 
     @property
     def overhead(self) -> float:
@@ -54,7 +56,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    workload: Workload, precision: str, microbatch: int, shard: int, activation_checkpointing: str | int
+    workload: Workload,
+    precision: str,
+    microbatch: int,
+    shard: int,
+    activation_checkpointing: str | int,
+    kept_by_callbacks: int = 0,
 ) -> MemoryEstimate:
     """Memory of one training step.
 
@@ -64,20 +71,22 @@ def estimate_memory(
         microbatch: images per GPU that go forward and backward at once.
         shard: GPUs over which weights, gradients and moments are spread.
         activation_checkpointing: "none", "all" or n for every n-th block.
+        kept_by_callbacks: bytes per trained parameter.
     """
     parameters = workload.parameters
     return MemoryEstimate(
         weights=parameters.total * BYTES_PER_WEIGHT / shard,
         gradients=parameters.trainable * BYTES_PER_GRADIENT / shard,
         moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
+        callbacks=parameters.trainable * kept_by_callbacks / shard,
         gathered=_gathered(workload, precision, shard),
         activations=microbatch * _kept_per_image(workload, precision, activation_checkpointing),
     )
 
 
-def checkpoint_bytes(trained: int) -> int:
-    """Of a checkpoint: weights and moments of what is trained; the rest is little, or left out."""
-    return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS)
+def checkpoint_bytes(trained: int, kept_by_callbacks: int = 0) -> int:
+    """Of a checkpoint: weights and moments of what is trained, and what callbacks keep of it; the rest is little."""
+    return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS + kept_by_callbacks)
 
 
 def _gathered(workload: Workload, precision: str, shard: int) -> float:

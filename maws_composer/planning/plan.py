@@ -24,10 +24,19 @@ def columns_of(run: Run) -> tuple[str, ...]:
     return stage.reads(**run.model) if hasattr(stage, "reads") else stage.columns
 
 
+def kept_by_callbacks(run: Run) -> int:
+    """Bytes per trained parameter that callbacks keep: on the GPUs of a shard, and in each checkpoint.
+
+    A callback's class says so in an attribute `bytes_per_parameter`.
+    """
+    return sum(getattr(lookup("callback", name).builder, "bytes_per_parameter", 0) for name in run.callbacks)
+
+
 def memory_of(run: Run, workload: Workload, world_size: int, microbatch: int) -> MemoryEstimate:
     """Memory per GPU of this run on `world_size` GPUs."""
     _, shard = sharding_degrees(world_size, run.speed.sharding.shard)
-    return estimate_memory(workload, run.precision, microbatch, shard, run.speed.activation_checkpointing)
+    checkpointing, kept = run.speed.activation_checkpointing, kept_by_callbacks(run)
+    return estimate_memory(workload, run.precision, microbatch, shard, checkpointing, kept)
 
 
 def microbatch_size(run: Run, workload: Workload, world_size: int, memory: float) -> int:

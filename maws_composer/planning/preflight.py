@@ -37,6 +37,8 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
 
 
 def _look(loaded: LoadedRun, world_size: int, nodes: int) -> None:
+    if without := check_image_size(loaded.run):
+        raise ConfigError(loaded.locate(without))
     columns = columns_of(loaded.run)
     data = check_data(loaded.run, world_size, nodes, columns)
     model = check_model(loaded.run, world_size, _memory())
@@ -47,6 +49,14 @@ def _look(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         problems += check_callbacks(loaded.run)
     if problems:
         raise ConfigError(loaded.locate(problems))
+
+
+def check_image_size(run: Run) -> list[Problem]:
+    """Whether the stage says how large its images are: loaders, evaluations and the estimate of memory ask."""
+    if "image_size" in run.model:
+        return []
+    message = f"{run.stage} takes no image_size, to which its images are cropped; add `image_size: int` to its __init__"
+    return [Problem("stage", message)]
 
 
 def _memory() -> float:

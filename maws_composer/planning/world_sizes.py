@@ -32,7 +32,7 @@ def nearest(wanted: int, legal: Sequence[int]) -> str:
     return " or ".join(str(number) for number in legal[max(at - 1, 0) : at + 1])
 
 
-def say_world_sizes(gpus: Sequence[int], gpus_per_node: int | None) -> str:
+def say_world_sizes(gpus: Sequence[int], gpus_per_node: int | None, what: str = "GPUs") -> str:
     """The numbers as a person reads them."""
     numbers = ", ".join(map(str, gpus)) or "no number of"
-    return f"{numbers} GPUs, {gpus_per_node} per node" if gpus_per_node else f"{numbers} GPUs"
+    return f"{numbers} {what}, {gpus_per_node} per node" if gpus_per_node else f"{numbers} {what}"

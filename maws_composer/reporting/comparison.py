@@ -12,6 +12,7 @@ from typing import Any
 
 from maws_composer.config.compare import changed_keys, leaves
 from maws_composer.config.secrecy import mask
+from maws_composer.reporting.brought import runs_at
 from maws_composer.reporting.curves import evaluation_keys, readable, throughput
 from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.health import judge, verdict
@@ -19,24 +20,32 @@ from maws_composer.reporting.numbers import percent
 from maws_composer.reporting.page import folded, plots, section, switches, table, write_page
 from maws_composer.reporting.plots import COLORS, Flops, Line, Plot, line_plot
 from maws_composer.reporting.report import environment_rows, label_section, picture_sections
-from maws_composer.reporting.run_data import RunData, read_run
+from maws_composer.reporting.run_data import RunData, place
 
 
-def write_comparison(run_folders: Sequence[Path], evaluations: str | Path, out: Path) -> Path:
+def write_comparison(addresses: Sequence[str | Path], evaluations: str | Path, out: Path) -> Path:
     """Write a page about several runs, in one file, that needs no network.
 
     Curves are drawn over each other for runs of one stage; losses of two stages do not compare.
 
     Args:
-        run_folders: local folders of runs.
+        addresses: folders of runs, local or in object storage.
         evaluations: where evaluate.py left results of them, if it did.
         out: the page.
+
+    Raises:
+        ConfigError: object storage is not readable, or has no run there.
     """
-    runs = _distinct([read_run(folder) for folder in run_folders])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with runs_at(addresses) as runs:
+        _write(_distinct(runs), evaluations, out)
+    return out
+
+
+def _write(runs: Sequence[RunData], evaluations: str | Path, out: Path) -> None:
     flops, now = _flops(runs), datetime.now(timezone.utc)
     stages = [[run for run in runs if run.stage == stage] for stage in dict.fromkeys(run.stage for run in runs)]
-    figures = {run.name: {**_last(run), **evaluated(run.folder, evaluations)} for run in runs}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    figures = {run.name: {**_last(run, flops[run.name]), **evaluated(run.address, evaluations)} for run in runs}
     write_page(
         out,
         ", ".join(run.name for run in runs),
@@ -46,45 +55,44 @@ def write_comparison(run_folders: Sequence[Path], evaluations: str | Path, out: 
             switches(any(flops.values()), [run.name for run in runs]),
             *(_curves(group, runs, flops, alone=len(stages) == 1) for group in stages),
             section("Final figures", table(figure_rows(figures))),
-            *(part for group in stages for part in _differences(group)),
+            *(part for group in stages for part in _differences(group, alone=len(stages) == 1)),
             *dict.fromkeys(label_section(run.config) for run in runs),
             *(part for run in runs for part in picture_sections(run.folder, f"{run.name}: ")),
-            *(part for run in runs for part in evaluation_pictures(run.folder, evaluations, f"{run.name}: ")),
+            *(part for run in runs for part in evaluation_pictures(run.address, evaluations, f"{run.name}: ")),
             section("Environment", table(environment_rows(runs))),
         ],
     )  # fmt: skip
-    return out
 
 
 def _distinct(runs: Sequence[RunData]) -> list[RunData]:
-    """The runs, named by their folders where names are not enough to tell them apart."""
+    """The runs, named by where they live where names are not enough to tell them apart."""
     if len({run.name for run in runs}) == len(runs):
         return list(runs)
-    return [replace(run, name=str(run.folder)) for run in runs]
+    return [replace(run, name=run.address) for run in runs]
 
 
 def _flops(runs: Sequence[RunData]) -> dict[str, Flops | None]:
     """Name of a run -> its FLOPs, those of the run that it began with included, if that is one of `runs`."""
-    by_folder = {run.folder.resolve(): run for run in runs}
-    return {run.name: _flops_of(run, by_folder) for run in runs}
+    by_place = {place(run.address): run for run in runs}
+    return {run.name: _flops_of(run, by_place) for run in runs}
 
 
-def _flops_of(run: RunData, by_folder: Mapping[Path, RunData], above: tuple[Path, ...] = ()) -> Flops | None:
+def _flops_of(run: RunData, by_place: Mapping[str, RunData], above: tuple[str, ...] = ()) -> Flops | None:
     if run.flops_per_sample is None:
         return None
-    parent = _parent(run, by_folder)
-    if parent is None or parent.folder.resolve() in above:
+    parent = _parent(run, by_place)
+    if parent is None or place(parent.address) in above:
         return Flops(run.flops_per_sample)
-    first = _flops_of(parent, by_folder, (*above, run.folder.resolve()))
+    first = _flops_of(parent, by_place, (*above, place(run.address)))
     if first is None:
         return None
     return Flops(run.flops_per_sample, first.before + first.per_sample * parent.curves.samples)
 
 
-def _parent(run: RunData, by_folder: Mapping[Path, RunData]) -> RunData | None:
+def _parent(run: RunData, by_place: Mapping[str, RunData]) -> RunData | None:
     """The run whose weights this one began with."""
     source = run.config.get("initialize_from")
-    return by_folder.get(Path(str(source)).resolve()) if source else None
+    return by_place.get(place(str(source))) if source else None
 
 
 def _curves(group: Sequence[RunData], runs: Sequence[RunData], flops: Mapping[str, Flops | None], alone: bool) -> str:
@@ -94,8 +102,8 @@ def _curves(group: Sequence[RunData], runs: Sequence[RunData], flops: Mapping[st
 
 def _note(group: Sequence[RunData], runs: Sequence[RunData], flops: Mapping[str, Flops | None]) -> str:
     """What is counted in the FLOPs of runs that began with another one's weights."""
-    by_folder = {run.folder.resolve(): run for run in runs}
-    parents = {run.name: parent.name for run in group if flops[run.name] and (parent := _parent(run, by_folder))}
+    by_place = {place(run.address): run for run in runs}
+    parents = {run.name: parent.name for run in group if flops[run.name] and (parent := _parent(run, by_place))}
     says = "; ".join(f"those of {name} include {parent}'s" for name, parent in parents.items())
     return f"<p>Training FLOPs: {html.escape(says)}.</p>" if says else ""
 
@@ -114,13 +122,13 @@ def _health(run: RunData, now: datetime) -> dict[str, Any]:
     }
 
 
-def _last(run: RunData) -> dict[str, Any]:
+def _last(run: RunData, flops: Flops | None) -> dict[str, Any]:
     keys = ["loss", *evaluation_keys(run.curves.keys)]
     known = {readable(key): run.curves.last(key) for key in keys}
-    flops = run.flops_per_sample
+    spent = flops and flops.before + flops.per_sample * run.curves.samples
     return {
         "samples": run.curves.samples,
-        **({"training FLOPs": f"{flops * run.curves.samples:.3g}"} if flops else {}),
+        **({"training FLOPs": f"{spent:.3g}"} if spent else {}),
         **{name: value for name, value in known.items() if value is not None},
     }
 
@@ -141,7 +149,7 @@ def _plots(runs: Sequence[RunData], flops: Mapping[str, Flops | None]) -> Iterat
     yield line_plot("Throughput of all processes", "samples per second", rates)
 
 
-def _differences(runs: Sequence[RunData]) -> Iterator[str]:
+def _differences(runs: Sequence[RunData], alone: bool) -> Iterator[str]:
     """Settings that are not the same in all of the runs: those that affect results, and the others."""
     if len(runs) < 2:
         return
@@ -152,7 +160,7 @@ def _differences(runs: Sequence[RunData]) -> Iterator[str]:
     rest = [
         key for key in every if key not in affecting and len({str(leaf.get(key)) for leaf in settings.values()}) > 1
     ]
-    heading = f"Set differently in the runs of {runs[0].stage}"
+    heading = "What is set differently" + ("" if alone else f" among the runs of {runs[0].stage}")
     yield section(
         heading,
         table(_rows(affecting, settings)) or "<p>Nothing that affects results.</p>",

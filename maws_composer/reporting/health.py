@@ -58,7 +58,7 @@ def _state(run: RunData, now: datetime) -> Finding | None:
     spent = f"{status.get('gpu_hours') or 0.0:,.2f} GPU-hours so far"
     match status.get("state"):
         case "finished":
-            return Finding("good", what, f"finished; {spent}")
+            return Finding("good", what, f"finished; {status.get('gpu_hours') or 0.0:,.2f} GPU-hours")
         case "failed":
             return Finding("bad", what, f"failed: {status.get('reason')}; {spent}")
         case "preempted":
@@ -165,7 +165,9 @@ def _interruptions(run: RunData) -> Finding | None:
     share = lost / len(run.curves)
     says = f"{count(number, 'start')}, on {say_processes(starts)}; "
     says += f"{count(lost, 'step')} had to be done again ({percent(share)})" if lost else "no step was lost"
-    return Finding("look" if share > _MUCH_LOST else "good", "interruptions", says)
+    if share <= _MUCH_LOST:
+        return Finding("good", "interruptions", says)
+    return Finding("look", "interruptions", f"{says}; with a shorter save_interval, fewer would be")
 
 
 def _input_wait(run: RunData) -> Finding | None:
@@ -174,7 +176,8 @@ def _input_wait(run: RunData) -> Finding | None:
         return None
     share = float(waited[-max(len(waited) // 10, 1) :].mean())
     is_much = share > _MUCH_WAITING
-    says = f"{percent(share)} of a step" + ("; the loader is the limit, not the GPU" if is_much else "")
+    says = f"{percent(share)} of a step"
+    says += "; the loader is the limit, not the GPU: more speed.workers may help" if is_much else ""
     return Finding("look" if is_much else "good", "waiting for data", says)
 
 

@@ -65,6 +65,8 @@ class MetricsFile(LoggerDestination):
 
     def close(self, state: State, logger: Logger) -> None:
         if self._file is not None:
+            if self._values and state.max_duration is not None and state.timestamp >= state.max_duration:
+                self._write(state)  # of an evaluation after the last step, that was made up for
             self._file.close()
             self._file = None
 

@@ -17,10 +17,14 @@ from maws_composer.data.order import TrainOrder
 from maws_composer.data.preflight import report_epoch
 from maws_composer.models.attention import chosen_kernels
 from maws_composer.parallel.degrees import sharding_degrees
+from maws_composer.parallel.precision import say_devices
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.microbatch import memory_here
 from maws_composer.planning.plan import memory_of, possible_world_sizes, workload_of
 from maws_composer.planning.world_sizes import say_world_sizes
+from maws_composer.reporting.numbers import count
+
+_USUAL = ("adamw", "warmup_then_decay")
 
 
 def opening(
@@ -40,6 +44,7 @@ def opening(
         f"on: {_machines()}; {_precision(run)}",
         f"sharding: {_sharding(run)}",
         f"a step: {_step(run, microbatch)}",
+        *(f"by: {line}" for line in _chosen(run)),
         *(kernel.log_line for kernel in chosen_kernels(stage)),
         f"blocks: {_blocks(run.speed)}",
         *(f"data: {line}" for line in _data(run, data)),
@@ -68,8 +73,7 @@ def _machines() -> str:
     nodes = "1 node" if world_size == here else f"{world_size // here} nodes"
     if torch.cuda.is_available():
         return f"{world_size} x {torch.cuda.get_device_name()}, {nodes}"
-    processes = "1 process" if world_size == 1 else f"{world_size} processes"
-    return f"{processes}, {nodes}, no GPU"
+    return f"{say_devices(world_size)}, {nodes}, no GPU"
 
 
 def _precision(run: Run) -> str:
@@ -79,7 +83,7 @@ def _precision(run: Run) -> str:
 def _sharding(run: Run) -> str:
     world_size = dist.get_world_size()
     replicas, shards = sharding_degrees(world_size, run.speed.sharding.shard)
-    return f"{world_size} GPUs = {replicas} replicas x {shards} shards"
+    return f"{say_devices(world_size)} = {count(replicas, 'replica')} x {count(shards, 'shard')}"
 
 
 def _step(run: Run, microbatch: int) -> str:
@@ -87,9 +91,21 @@ def _step(run: Run, microbatch: int) -> str:
     share = run.global_train_batch_size // world_size
     needed = memory_of(run, workload_of(run), world_size, microbatch).total
     return (
-        f"{run.global_train_batch_size:,} samples, {share:,} on each GPU in microbatches of {microbatch:,}; "
+        f"{run.global_train_batch_size:,} samples, {share:,} on each {_device()} in microbatches of {microbatch:,}; "
         f"by the estimate it needs {needed / 1e9:.1f} GB of {memory_here() / 1e9:.0f}"
     )
+
+
+def _chosen(run: Run) -> Iterator[str]:
+    """What makes the steps, where it is not what a run has that says nothing of it."""
+    named = {
+        "optimizer": run.optimizer.name, "schedule": run.schedule.name,
+        "transform": run.data.train.transform and run.data.train.transform.name,
+    }  # fmt: skip
+    chosen = [f"{kind} {name}" for kind, name in named.items() if name not in (None, *_USUAL)]
+    chosen += [f"algorithm {name}" for name in run.algorithms]
+    if chosen:
+        yield ", ".join(chosen)
 
 
 def _blocks(speed: Speed) -> str:
@@ -145,4 +161,8 @@ def _world_sizes(run: Run) -> str:
     per_node = here if world_size > here else torch.cuda.device_count() or None
     memory = memory_here() if torch.cuda.is_available() else float("inf")
     possible = possible_world_sizes(run, workload_of(run), per_node, 4 * world_size, memory)
-    return say_world_sizes(possible, per_node)
+    return say_world_sizes(possible, per_node, _device(2))
+
+
+def _device(number: int = 1) -> str:
+    return say_devices(number).partition(" ")[2]

@@ -76,6 +76,12 @@ def write_page(path: Path, title: str, sections: Iterable[str]) -> None:
     os.replace(temporary, path)
 
 
+def titled(name: str, prefix: str = "") -> str:
+    """The headline of a thing by its name; where it says of which run, that is left as it is written."""
+    words = name.replace("-", " ").replace("_", " ")
+    return prefix + words if prefix else words[:1].upper() + words[1:]
+
+
 def section(heading: str, *content: str) -> str:
     """A headline and what is below it; nothing for nothing."""
     text = "\n".join(part for part in content if part)

@@ -49,12 +49,13 @@ class PictureFiles(LoggerDestination):
 
 
 def save_picture(folder: Path, name: str, pixels: UInt8[np.ndarray, "h w 3"], caption: str, batch: int) -> Path:
-    """Write the PNG, and beside it a JSON file with its name, caption and batch."""
+    """Write the PNG, whole or not at all, and beside it a JSON file with its name, caption and batch."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-ba{batch}.png"
-    Image.fromarray(pixels).save(path)
     path.with_suffix(".json").write_text(json.dumps({"name": name, "caption": caption, "batch": batch}))
-    return path
+    draft = path.with_suffix(".partial")
+    Image.fromarray(pixels).save(draft, "PNG")
+    return draft.replace(path)
 
 
 def as_pixels(image: Pixels, channels_last: bool) -> UInt8[np.ndarray, "h w 3"]:

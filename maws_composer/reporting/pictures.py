@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
+Item = TypeVar("Item")
+
 FOLDER = "pictures"
+MOST = 12  # of one thing, on a page: it has to be carried
+_MOST_IN_ALL = 200
 _LARGE = 150_000  # bytes
+_BATCH = re.compile(r"-ba(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,22 @@ def find_pictures(folder: Path) -> dict[str, list[Picture]]:
     return found
 
 
-def spread(pictures: list[Picture], most: int) -> list[Picture]:
+def worth_carrying(names: Iterable[str]) -> list[str]:
+    """Of the files in a folder of pictures, those that a page about the run shows, and what describes them.
+
+    At most 12 of one thing, the first and the newest included, and 200 in all, of the newest batches.
+    """
+    files = set(names)
+    of_one: dict[str, list[tuple[int, str]]] = {}
+    for stem in sorted(name.removesuffix(".png") for name in files if name.endswith(".png")):
+        batch = _BATCH.search(stem)
+        of_one.setdefault(_BATCH.sub("", stem), []).append((int(batch[1]) if batch else 0, stem))
+    chosen = [each for pictures in of_one.values() for each in spread(sorted(pictures), MOST)]
+    newest = sorted(chosen, reverse=True)[:_MOST_IN_ALL]
+    return [name for _, stem in newest for end in ("json", "txt", "png") if (name := f"{stem}.{end}") in files]
+
+
+def spread(pictures: Sequence[Item], most: int) -> Sequence[Item]:
     """At most `most` of them, the first and the last included, evenly spread between."""
     if len(pictures) <= most:
         return pictures

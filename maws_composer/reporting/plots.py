@@ -107,7 +107,7 @@ def heat_plot(title: str, unit: str, lines: Sequence[Line]) -> Plot | None:
         z=[_rounded(row) for row in values],
         customdata=[_rounded(row) for row in rows],
         colorscale="Viridis",
-        colorbar={"title": {"text": f"log10 {unit}", "side": "right"}, "thickness": 12},
+        colorbar={"title": {"text": f"log10 {unit}", "side": "top"}, "thickness": 12},
         hovertemplate="%{y}, at %{x}: %{customdata:.4g}<extra></extra>",
         meta=_meta(thinned[0][0]),
     )

@@ -12,11 +12,10 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from maws_composer.checkpoints.run_folder import RunFolder, send
+from maws_composer.checkpoints.run_folder import RunFolder, send, unsent_pictures
 from maws_composer.checkpoints.saving import ShardedCheckpoints
 from maws_composer.outages import insist
 from maws_composer.reporting.metrics_file import FILE
-from maws_composer.reporting.pictures import FOLDER
 from maws_composer.reporting.report import REPORT, write_report
 from maws_composer.reporting.run_data import STARTS
 from maws_composer.resilience.progress import limited_wait
@@ -79,7 +78,6 @@ def publish_report(folder: RunFolder, patience: float) -> None:
         write_report(folder.local)
     except Exception as error:  # of a file that was cut off, perhaps; the run itself is none the worse
         log.warning("%s was not written: %s: %s", REPORT, type(error).__name__, error)
-    pictures = [f"{FOLDER}/{path.name}" for path in sorted((folder.local / FOLDER).glob("*"))]
     beside = [name for name in (REPORT, FILE, STARTS) if (folder.local / name).exists()]
     with limited_wait("sending the report"):
-        insist(lambda: send(folder, *beside, *pictures), REPORT, patience)
+        insist(lambda: send(folder, *beside, *unsent_pictures(folder.local, folder.home)), REPORT, patience)

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from maws_composer.reporting.brought import runs_at
 from maws_composer.reporting.evaluations import evaluated, evaluation_pictures, figure_rows
 from maws_composer.reporting.health import Finding, judge, verdict
 from maws_composer.reporting.page import (
@@ -19,12 +20,13 @@ from maws_composer.reporting.page import (
     switches,
     table,
     through_time,
+    titled,
     verbatim,
     write_page,
 )
-from maws_composer.reporting.pictures import FOLDER, find_pictures, spread
+from maws_composer.reporting.pictures import FOLDER, MOST, find_pictures, spread
 from maws_composer.reporting.plots import Flops
-from maws_composer.reporting.run_data import RunData, read_run
+from maws_composer.reporting.run_data import RunData, last_part
 from maws_composer.reporting.run_plots import (
     evaluation_plots,
     learning_rate_plot,
@@ -38,34 +40,45 @@ from maws_composer.reporting.timeline import start_rows, timeline
 
 REPORT = "report.html"
 LABEL_PLOT = "labels.png"  # beside the shards that streaming_conversion has labelled
-_PICTURES = 12  # of one thing at most: a page has to be carried
 _SETTINGS = {
     "stage": "stage", "model.size": "model", "model.image_size": "image size", "precision": "precision",
     "global_train_batch_size": "global batch", "seed": "seed",
 }  # fmt: skip
 
 
-def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations") -> Path:
-    """Write `report.html` into a local run folder.
+def write_report(run: str | Path, evaluations: str | Path = "evaluations", out: Path | None = None) -> Path:
+    """Write a page about a run.
 
-    It is made of what is there: `metrics.jsonl`, `config.yaml`, `status.json`, `starts.jsonl`, `figures*.json`
-    ({"title", "rows": [{column: value}], and if need be "note"}, or a list of these) and `pictures/*.png`; and of
-    `labels.png` beside local training data.
+    It is made of what is in the run's folder: `metrics.jsonl`, `config.yaml`, `status.json`, `starts.jsonl`,
+    `figures*.json` ({"title", "rows": [{column: value}], and if need be "note"}, or a list of these) and
+    `pictures/*.png`; and of `labels.png` beside local training data.
 
     Args:
-        run_folder: of the run.
+        run: its folder, local or in object storage.
         evaluations: where evaluate.py left results of the run, if it did.
+        out: the page. Default: `report.html` in a local run's folder; of a run that lives elsewhere, `<run>.html` here.
 
     Returns:
-        The path of the report.
+        The path of the page.
+
+    Raises:
+        ConfigError: object storage is not readable, or has no run there.
     """
-    folder = Path(run_folder)
-    run, now = read_run(folder), datetime.now(timezone.utc)
+    with runs_at([run]) as [data]:
+        is_here = data.address == str(data.folder)
+        page = out or (data.folder / REPORT if is_here else Path(f"{last_part(data.address)}.html"))
+        page.parent.mkdir(parents=True, exist_ok=True)
+        _write(data, evaluations, page)
+    return page
+
+
+def _write(run: RunData, evaluations: str | Path, page: Path) -> None:
+    folder, now = run.folder, datetime.now(timezone.utc)
     flops = Flops(run.flops_per_sample) if run.flops_per_sample else None
     findings = judge(run, now)
     configuration = folder / "config.yaml"
     write_page(
-        folder / REPORT,
+        page,
         run.name,
         [
             f"<p>{html.escape(_in_a_line(run))} As of {now:%Y-%m-%d %H:%M} UTC.</p>",
@@ -75,8 +88,8 @@ def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations"
             section("Interruptions", plots(timeline(run)), _start_table(run)),
             *picture_sections(folder),
             *(_figures_section(figures) for figures in _figures(folder)),
-            section("Evaluations of the encoder", table(figure_rows({run.name: evaluated(folder, evaluations)}))),
-            *evaluation_pictures(folder, evaluations),
+            section("Evaluations of the encoder", table(figure_rows({run.name: evaluated(run.address, evaluations)}))),
+            *evaluation_pictures(run.address, evaluations),
             section("Speed", plots(*speed_plots(run, flops), memory_plot(run, flops))),
             section("Optimization", plots(learning_rate_plot(run, flops), *norm_plots(run, flops))),
             section("Other figures", folded("Show them", plots(*other_plots(run, flops)), is_open=True)),
@@ -88,7 +101,6 @@ def write_report(run_folder: str | Path, evaluations: str | Path = "evaluations"
             ),
         ],
     )
-    return folder / REPORT
 
 
 def health_card(findings: Sequence[Finding]) -> str:
@@ -106,8 +118,7 @@ def health_card(findings: Sequence[Finding]) -> str:
 def picture_sections(folder: Path, prefix: str = "") -> Iterable[str]:
     """A section for each thing that there are pictures of in a run's folder, from the first to the newest."""
     for name, pictures in find_pictures(folder / FOLDER).items():
-        heading = prefix + name.replace("-", " ").replace("_", " ")
-        yield section(heading[:1].upper() + heading[1:], through_time(spread(pictures, _PICTURES)))
+        yield section(titled(name, prefix), through_time(spread(pictures, MOST)))
 
 
 def label_section(config: Mapping[str, Any]) -> str:
@@ -131,7 +142,11 @@ def environment_rows(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         for key in ("start", "wall_hours"):
             newest.pop(key, None)
         gist = {name: value for key, name in _SETTINGS.items() if (value := run.setting(key)) is not None}
-        length = {"length": run.config["max_duration"]} if "max_duration" in run.config else {}
+        length = {"length": f"{run.length:,} samples"} if run.length is not None else {}
+        if "time" in newest:
+            newest["time"] = str(newest["time"])[:16].replace("T", " ")
+        if "training_flops" in newest:
+            newest["training_flops"] = f"{newest['training_flops']:.3g}"
         renamed = {"training_flops": "FLOPs per sample", "world_size": "processes", "time": "newest start (UTC)"}
         facts[run.name] = {**gist, **length, **{renamed.get(key, key): value for key, value in newest.items()}}
     return [{name: str(value) for name, value in row.items()} for row in figure_rows(facts)]

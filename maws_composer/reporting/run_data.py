@@ -23,6 +23,7 @@ class RunData:
 
     Attributes:
         folder: local.
+        address: where it lives, as it was named: a folder or a URL.
         name: `run_name`, or the folder's.
         config: resolved.
         status: `status.json`.
@@ -31,6 +32,7 @@ class RunData:
     """
 
     folder: Path
+    address: str
     name: str
     config: Mapping[str, Any]
     status: Mapping[str, Any]
@@ -62,8 +64,12 @@ class RunData:
         return value
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(folder: Path, address: str | None = None) -> RunData:
     """Read a local run folder.
+
+    Args:
+        folder: with the run's files.
+        address: where the run lives, if these are copies.
 
     Raises:
         ValueError: a line of metrics.jsonl, not the last one, is no JSON object with a `batch`.
@@ -72,12 +78,28 @@ def read_run(folder: Path) -> RunData:
     status = _records(folder / "status.json")
     return RunData(
         folder=folder,
-        name=str(config.get("run_name") or folder.name),
+        address=address or str(folder),
+        name=str(config.get("run_name") or last_part(address or str(folder))),
         config=config,
         status=status[-1] if status else {},
         starts={start["start"]: start for start in _records(folder / STARTS) if "start" in start},
         curves=read_curves(folder),
     )
+
+
+def last_part(address: str) -> str:
+    """The name of a folder, local or in object storage."""
+    return address.rstrip("/").rpartition("/")[2] if "://" in address else Path(address).resolve().name
+
+
+def is_same_place(address: str, other: str) -> bool:
+    """Whether two folders or URLs are one."""
+    return place(address) == place(other)
+
+
+def place(address: str) -> str:
+    """A folder or URL in the form that tells whether two are one."""
+    return address.rstrip("/") if "://" in address else str(Path(address).resolve())
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

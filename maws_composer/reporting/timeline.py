@@ -16,6 +16,7 @@ from maws_composer.reporting.run_data import RunData
 
 _KINDS = {"training": (COLORS[0], ""), "getting started": (GRAY, ""), "lost: done again": (COLORS[1], "/")}
 _FEW = 6  # processes, below which plotly would mark halves
+_LEAST = 10 / 3600  # hours that the axis shows
 
 
 class Stretch(NamedTuple):
@@ -55,6 +56,7 @@ def timeline(run: RunData) -> Plot | None:
     has_clock = None not in clocks.values()
     figure = go.Figure(layout=frame("UTC" if has_clock else "hours that there were processes", "processes", height=240))
     figure.update_layout(barmode="overlay")
+    figure.update_xaxes(range=_ends(stretches, clocks if has_clock else None))
     most = max(stretch.start.world_size for stretch in stretches)
     figure.update_yaxes(rangemode="tozero", dtick=1 if most < _FEW else None)
     for kind, (color, pattern) in _KINDS.items():
@@ -96,18 +98,27 @@ def _clock(run: RunData, start: Start) -> datetime | None:
         return None
 
 
+def _ends(stretches: list[Stretch], clocks: dict[int, datetime | None] | None) -> list[Any]:
+    """Of the horizontal axis: plotly's own are far apart where a run is a minute long."""
+    begin, end = stretches[0], stretches[-1]
+    room = max(0.02 * (end.end - begin.begin), _LEAST / 2)
+    return [_at(begin.begin - room, begin.start, clocks), _at(end.end + room, end.start, clocks)]
+
+
+def _at(hour: float, start: Start, clocks: dict[int, datetime | None] | None) -> Any:
+    """An hour of the run as the axis has it; plotly knows no time zones."""
+    if clocks is None:
+        return hour
+    return ((clocks[start.number] or datetime.min) + timedelta(hours=hour)).replace(tzinfo=None).isoformat()
+
+
 def _bars(
     kind: str, color: str, pattern: str, stretches: list[Stretch], clocks: dict[int, datetime | None] | None
 ) -> go.Bar:
     widths = [stretch.end - stretch.begin for stretch in stretches]
-    middles: list[Any] = [(stretch.begin + stretch.end) / 2 for stretch in stretches]
-    if clocks is not None:  # plotly's dates are as wide as they have milliseconds
-        zeros = [clocks[stretch.start.number] or datetime.min for stretch in stretches]
-        middles = [
-            (zero + timedelta(hours=hour)).replace(tzinfo=None).isoformat()
-            for zero, hour in zip(zeros, middles, strict=True)
-        ]
-        widths = [3.6e6 * width for width in widths]
+    middles = [_at((stretch.begin + stretch.end) / 2, stretch.start, clocks) for stretch in stretches]
+    if clocks is not None:
+        widths = [3.6e6 * width for width in widths]  # plotly's dates are as wide as they have milliseconds
     return go.Bar(
         x=middles,
         width=widths,

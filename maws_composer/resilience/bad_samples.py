@@ -9,8 +9,10 @@ import torch.distributed as dist
 from composer.core import Callback, State
 from composer.loggers import Logger
 
+from maws_composer.config.problems import ForeseenError
 
-class TooManyBadSamplesError(RuntimeError):
+
+class TooManyBadSamplesError(ForeseenError):
     """More of the samples than the configuration allows cannot be used."""
 
 

@@ -21,6 +21,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from maws_composer.checkpoints.completeness import checkpoint_name
+from maws_composer.parallel.precision import say_devices
 from maws_composer.resilience.outcome import tell_step
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class RunHistory(Callback):
         again = f"to do again: {_count(lost_steps, 'step')}, {timedelta(seconds=round(lost_seconds))}"
         return (
             f"{begin} at batch {now.batch:,}, sample {now.samples:,}{length}, "
-            f"on {_count(now.world_size, 'GPU')}{saved}; {again if lost_steps else 'nothing was lost'}; "
+            f"on {say_devices(now.world_size)}{saved}; {again if lost_steps else 'nothing was lost'}; "
             f"start {now.start}, {self._before.gpu_hours:,.2f} GPU-hours so far"
         )
 

@@ -21,6 +21,7 @@ from composer.utils import ensure_tuple
 from torch import Tensor
 
 from maws_composer.checkpoints.run_folder import RunFolder
+from maws_composer.config.problems import ForeseenError
 from maws_composer.config.run import Run
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.resilience.evidence import Evidence, gather_evidence, keep_evidence
@@ -34,7 +35,7 @@ _CALMER = (
 )
 
 
-class DivergedError(RuntimeError):
+class DivergedError(ForeseenError):
     """The loss, or its gradient, is not finite, or much higher than before, and nothing is left to be tried."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -30,12 +31,28 @@ class PreemptedError(Exception):
     """The ranks agreed to leave. The run is not finished, and nothing is wrong with it."""
 
 
+@runtime_checkable
+class Evaluates(Protocol):
+    """A callback with evaluations of its own, which heed `Preemption.leave_if_noticed`.
+
+    Attributes:
+        figures: what the names of their metrics begin with.
+        is_owed: one was cut off. Belongs into the callback's `state_dict`.
+    """
+
+    figures: str
+    is_owed: bool
+
+    def evaluate(self, state: State, logger: Logger) -> None:
+        """Make the one that is owed. A collective."""
+
+
 class Preemption(Callback):
     """Has all ranks stop at the same place once one of them was given notice.
 
     Looked at after every step, after every batch of an evaluation, and between the parts of the start. An evaluation
-    that is cut off, or does not begin, is made up for by the next start; but for one at the very end, after the last
-    checkpoint.
+    that is cut off, or does not begin, is made up for by the next start, `Evaluates` included; but for one at the very
+    end of the last epoch, after the last checkpoint.
 
     Args:
         settings: how much time there is, and who else is asked.
@@ -106,14 +123,15 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
         DivergedError, TooManyBadSamplesError: on all ranks alike, and after the checkpoint that was under way.
     """
     try:
-        if preemption.owes_evaluation and trainer.state.evaluators:  # there was data for it then
-            trainer.eval()
+        _make_up(trainer, preemption)
         while trainer.state.timestamp < trainer.state.max_duration:
             try:
                 trainer.fit()
             except RewindError as error:
                 rewind(trainer, error, spikes, checkpoints)
                 preemption.owes_evaluation = False  # if it did, that was made when the run was here first
+                for callback in _owing(trainer.state):
+                    callback.is_owed = False
     except (DivergedError, TooManyBadSamplesError):
         try:
             checkpoints.settle()
@@ -123,6 +141,21 @@ def fit(trainer: Trainer, preemption: Preemption, checkpoints: ShardedCheckpoint
     except PreemptedError:
         state = trainer.state
         state.set_dataloader(state.train_dataloader, "train")  # an evaluation may have been cut off
-        checkpoints.save_before_leaving(state, preemption.leave_by, preemption.owes_evaluation)
+        owed = [callback.figures for callback in _owing(state)]
+        owed += ["metrics/"] if preemption.owes_evaluation else []
+        checkpoints.save_before_leaving(state, preemption.leave_by, owed)
         trainer.close()
         raise
+
+
+def _make_up(trainer: Trainer, preemption: Preemption) -> None:
+    """Evaluations that an earlier start was cut off in, perhaps after the last step; their figures are one line."""
+    for callback in _owing(trainer.state):
+        callback.evaluate(trainer.state, trainer.logger)
+        preemption.leave_if_noticed()
+    if preemption.owes_evaluation and trainer.state.evaluators:  # there was data for it then
+        trainer.eval()
+
+
+def _owing(state: State) -> Iterator[Evaluates]:
+    return (callback for callback in state.callbacks if isinstance(callback, Evaluates) and callback.is_owed)

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 import pytest
+from composer.core import Callback, State
+from composer.loggers import Logger
 
 from maws_composer import registry
 from maws_composer.config.plugins import our_code_paths
@@ -39,7 +41,25 @@ def test_a_run_within_its_limits_is_not_ended_and_a_wrong_name_is_told(
     limits = {"loss": {"above": 1e9, "below": 0.0}, "los": {"above": 0.0}}
     with caplog.at_level(logging.WARNING):
         assert len(fit(tmp_path, {"early_abort": {"limits": limits}}, 3).steps) == 3
-    assert "callbacks.early_abort.limits.los never counted: no such metric was logged; nearest is loss" in caplog.text
+    expected = "early_abort.limits.los does not count: no such metric is logged; nearest is loss; logged are ["
+    assert caplog.text.count(expected) == 1 and "'loss'" in caplog.text
+
+
+def test_a_wrong_name_is_told_before_the_run_has_ended_and_one_to_come_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Watch(Callback):
+        def batch_start(self, state: State, logger: Logger) -> None:
+            told.append({name for name in limits if f"limits.{name} does not count" in caplog.text})
+
+    told: list[set[str]] = []
+    names = ("los", "lr/decayd", "norm/gradient/encoder", "norm/gradient/decoder_blocks.0", "metrics/eval/los")
+    limits = {name: {"above": 1e9} for name in names}
+    callbacks = {"early_abort": {"limits": limits}, "norms": {"every": "3ba"}}
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path, callbacks, 6, "data.eval.local=nowhere", eval_interval="4ba", more=[Watch()])
+    early = {"los", "lr/decayd"}  # nothing logs learning rates here
+    assert told == [set(), set(), early, early, {*early, "metrics/eval/los"}, {*early, "metrics/eval/los"}]
 
 
 def test_limits_that_cannot_count_are_told_before_training(tmp_path: Path) -> None:

@@ -56,5 +56,27 @@ def test_what_cannot_be_exported_is_told_before_training(tmp_path: Path) -> None
     assert problems({"ema": True}) == [
         "callbacks.export_on_checkpoint.ema: there is no moving average; add callbacks.ema.half_life"
     ]
+    with pytest.raises(ConfigError, match="unknown exporter 'tim'; nearest is timm"):
+        load(tmp_path, {"export_on_checkpoint": {"to": "tim"}})
     with pytest.raises(ConfigError, match="every"):
         load(tmp_path, {"export_on_checkpoint": {"every": 0}})
+
+
+MINE = """
+from pathlib import Path
+from maws_composer.registry import register_exporter
+from maws_composer.weights.sources import open_model
+
+@register_exporter("names")
+def names(address: str, out: Path, /, *, prefix: str) -> None:
+    out.write_text("".join(f"{prefix}{name}\\n" for name in open_model(address).shapes))
+"""
+
+
+def test_an_exporter_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    mine, arguments = f"code_paths=[{tmp_path / 'mine.py'}]", {"to": "names"}
+    (problem,) = check_callbacks(load(tmp_path, {"export_on_checkpoint": arguments}, 2, mine).run)
+    assert problem.path == "callbacks.export_on_checkpoint.arguments" and problem.message.startswith("prefix: ")
+    fit(tmp_path, {"export_on_checkpoint": {**arguments, "arguments": ["prefix=mine."]}}, 2, SAVING, mine)
+    assert "mine.encoder.cls_token" in (tmp_path / "exports" / "ep0-ba2").read_text().splitlines()

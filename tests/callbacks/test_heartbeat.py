@@ -11,6 +11,7 @@ import pytest
 from composer.core import Callback, State
 from composer.loggers import Logger
 
+from maws_composer.resilience.preemption import PreemptedError
 from tests.callbacks.training import fit
 from tests.golden_steps import BATCH
 
@@ -35,6 +36,7 @@ def test_the_file_says_how_far_the_run_is(tmp_path: Path) -> None:
     assert [(sign["batch"], sign["samples"], sign["doing"]) for sign in reader.read] == [
         (batch, batch * BATCH, "batch_end") for batch in (1, 2, 3)
     ]
+    assert json.loads(file.read_text())["doing"] == "finished"
     assert began - 1 <= file.stat().st_mtime <= time.time()
 
 
@@ -43,6 +45,20 @@ def test_it_is_written_no_more_often_than_asked_for(tmp_path: Path) -> None:
     reader = Reader(file)
     fit(tmp_path / "run", {"heartbeat": {"file": str(file), "seconds": 1000}}, 3, more=[reader])
     assert [sign["batch"] for sign in reader.read] == [0, 0, 0]  # the first event's
+    assert json.loads(file.read_text()) | {"time": ""} == {
+        "time": "", "batch": 3, "samples": 3 * BATCH, "doing": "finished",
+    }  # fmt: skip
+
+
+def test_a_run_that_leaves_says_that_it_has_not_finished(tmp_path: Path) -> None:
+    class Leave(Callback):
+        def batch_end(self, state: State, logger: Logger) -> None:
+            raise PreemptedError
+
+    file = tmp_path / "heartbeat.json"
+    with pytest.raises(PreemptedError):
+        fit(tmp_path / "run", {"heartbeat": {"file": str(file)}}, 3, more=[Leave()])
+    assert json.loads(file.read_text())["doing"] == "left"
 
 
 def test_a_disk_that_refuses_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
 """Short trainings with callbacks, in this process or as ranks: all that train.py does but data and status.
 
-As a script: `training.py {"folder": …, "callbacks": {…}, …}`, a rank; prints the steps of metrics.jsonl.
+As a script: `training.py {"folder": …, "callbacks": {…}, …}`, a rank; prints the steps of metrics.jsonl, and the mesh.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
@@ -79,7 +80,7 @@ def fit(
     resume_from: str | None = None,
     more: Sequence[Callback] = (),
 ) -> Trained:
-    """Train in the process group that there is. Evaluates on one batch, if at all.
+    """Train in the process group that there is. Evaluates on two batches, if at all.
 
     Args:
         resume_from: a checkpoint.
@@ -97,6 +98,7 @@ def fit(
         eval_interval=eval_interval or 1,
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
+        algorithms=build_all("algorithm", run.algorithms, run),
         step_schedulers_every_batch=True,
         callbacks=[
             *([Resume(ResumePoint(Path(resume_from), 0))] if resume_from else []),
@@ -124,7 +126,7 @@ def fit(
 def _held_out(stage: ComposerModel) -> Evaluator:
     return Evaluator(
         label="eval",
-        dataloader=_shared_out(batches()[:1]),
+        dataloader=_shared_out(batches()[:2]),
         metric_names=[*stage.get_metrics(False)],
         device_eval_microbatch_size=BATCH,
     )
@@ -134,7 +136,15 @@ def _shared_out(whole: list[dict[str, Any]]) -> DataSpec:
     """This rank's rows of each global batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     own = [{name: values[rank::ranks] for name, values in batch.items()} for batch in whole]
-    return DataSpec(own, get_num_samples_in_batch=lambda batch: len(batch["image"]))
+    return DataSpec(Loader(own), get_num_samples_in_batch=lambda batch: len(batch["image"]))
+
+
+class Loader(list[dict[str, Any]]):
+    """A rank's batches, which know how many samples all ranks have."""
+
+    def __init__(self, own: list[dict[str, Any]]) -> None:
+        super().__init__(own)
+        self.dataset = SimpleNamespace(order=SimpleNamespace(samples=BATCH * len(own)))
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -143,7 +153,8 @@ def main(arguments: dict[str, Any]) -> None:
     folder, callbacks, steps = (arguments[name] for name in ("folder", "callbacks", "steps"))
     others = {name: arguments[name] for name in ("eval_interval", "resume_from") if name in arguments}
     trained = fit(Path(folder), callbacks, steps, *arguments.get("overrides", ()), **others)
-    print(json.dumps({"steps": trained.steps}), flush=True)
+    mesh = next(trained.stage.parameters()).device_mesh
+    print(json.dumps({"steps": trained.steps, "mesh": list(mesh.shape)}), flush=True)
     leave_process_group()
 
 

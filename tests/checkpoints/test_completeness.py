@@ -1,8 +1,11 @@
 """A checkpoint is complete, or it does not exist."""
 
+import json
 from pathlib import Path
 
 from maws_composer.checkpoints.completeness import newest_complete, write_marker
+from maws_composer.checkpoints.resume import ResumePoint, is_finished
+from maws_composer.checkpoints.run_folder import RunFolder
 from tests.checkpoints.saved import save
 
 
@@ -40,6 +43,20 @@ def test_a_cut_off_one_is_passed_over_with_the_reason(tmp_path: Path) -> None:
         "a has 2 bytes; 3 bytes were written",
         "it has no complete.json: saving or uploading it was cut off",
     ]
+
+
+def test_a_run_is_not_finished_before_every_evaluation_that_it_owes_is_made(tmp_path: Path) -> None:
+    folder = save(tmp_path / "checkpoints" / "ep0-ba10", a=b"x")
+    write_marker(folder, {"a": 1}, samples=64, world_size=1, owes=("metrics/", "eval/"))
+    found, _ = newest_complete(tmp_path / "checkpoints")
+    assert found is not None
+    run, resumed = RunFolder(str(tmp_path), tmp_path), ResumePoint(folder, found.samples, found.owes)
+    step = {"batch": 10, "loss": 0.5}
+    for figures in ({}, {"metrics/eval/loss": 1}, {"eval/knn/top1": 1}):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps({**step, **figures}) + "\n")
+        assert not is_finished(resumed, run, 64)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({**step, "metrics/eval/loss": 1, "eval/knn/top1": 1}) + "\n")
+    assert is_finished(resumed, run, 64) and not is_finished(resumed, run, 65)
 
 
 def test_a_marker_cannot_point_outside_of_its_folder(tmp_path: Path) -> None:

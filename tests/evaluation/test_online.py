@@ -60,6 +60,25 @@ def test_a_notice_does_not_wait_for_an_evaluation_which_is_made_up_for(runs: Run
     assert again.losses == runs("alone", "max_duration=128sp").losses
 
 
+@pytest.mark.slow
+def test_an_evaluation_after_the_last_step_is_made_up_for_too(runs: Runs, tmp_path: Path) -> None:
+    write_labelled(tmp_path / "train", 21)
+    write_labelled(tmp_path / "test", 21, seed=1)
+    online = (
+        f"{SECTION}.every=80sp", f"{SECTION}.feature=mean_patch_token", f"{SECTION}.evaluations.knn.k=5",
+        f"{SECTION}.train.local={tmp_path / 'train'}", f"{SECTION}.test.local={tmp_path / 'test'}",
+        "max_duration=80sp",
+    )  # fmt: skip
+    slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=4", "callbacks.sleep_at.seconds=3")
+    cut = runs("cut", *online, *slow, notify=to_rank(0, signal.SIGTERM, after_steps(4)))
+    assert cut.code == 0 and cut.status["state"] == "preempted", cut.output
+    assert len(cut.steps) == 5 and not any("eval/knn/top1" in step for step in cut.steps)
+    again = runs("cut", *online)
+    assert again.code == 0 and again.status["state"] == "finished", again.output
+    assert [step["batch"] for step in again.steps if "eval/knn/top1" in step] == [5]
+    assert "is complete already" in runs("cut", *online).output
+
+
 def problems_of(runs: Runs, *overrides: str) -> list[str]:
     given = [f"{SECTION}.{override}" for override in ("every=80sp", *overrides)]
     with pytest.raises(ConfigError) as refused:

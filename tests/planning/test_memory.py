@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from maws_composer.checkpoints.room import check_room
+from maws_composer.config.plugins import load_with_ours
 from maws_composer.models.initialization import initialize
 from maws_composer.models.mae import MaskedAutoencoder
 from maws_composer.models.sizes import SIZES, DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
+from maws_composer.parallel.degrees import sharding_degrees
+from maws_composer.planning.forecast import Cluster, forecast
 from maws_composer.planning.memory import estimate_memory
+from maws_composer.planning.plan import memory_of, workload_of
 from maws_composer.planning.workload import mae_workload
+from tests.processes import ROOT
 
 
 def kept_by_autograd(size: ViTSize, decoder: DecoderSize, image_size: int, images: int) -> int:
@@ -55,6 +63,25 @@ def test_states_are_sixteen_bytes_per_trained_parameter_over_the_shards() -> Non
     workload = mae_workload(SIZES["vit_6.5b14"], 224, 0.75, DecoderSize(), qk_norm=False)
     estimate = estimate_memory(workload, "fp32", 32, 64, "none")
     assert estimate.states == pytest.approx(6_474_199_628 * 16 / 64, rel=1e-3)
+
+
+def test_a_moving_average_counts_in_memory_and_in_checkpoints(tmp_path: Path) -> None:
+    plain, averaged = (
+        load_with_ours(
+            ROOT / "yamls" / "mae_vit6.5b.yaml", ["data.train.remote=s3://b/x", f"save_folder={tmp_path}", *given]
+        ).run
+        for given in ([], ["callbacks.ema.half_life=10_000_000sp"])
+    )
+    workload = workload_of(plain)
+    trained = workload.parameters.trainable
+    before, after = (memory_of(run, workload, 64, 8) for run in (plain, averaged))
+    _, shard = sharding_degrees(64, plain.speed.sharding.shard)
+    assert after.states - before.states == pytest.approx(trained * 4 / shard)
+    assert after.total > before.total + after.callbacks > before.total
+    forecasts = [forecast(run, Cluster(gpus=64)) for run in (plain, averaged)]
+    assert forecasts[1].checkpoint - forecasts[0].checkpoint == 4 * trained
+    (little,), (much,) = (check_room(run, 10**15, 1, 1) for run in (plain, averaged))
+    assert "takes 12,000,000.0 GB" in little.message and "takes 16,000,000.0 GB" in much.message
 
 
 def test_checkpointing_keeps_inputs_only() -> None:

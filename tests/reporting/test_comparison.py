@@ -68,13 +68,24 @@ def test_curves_of_one_stage_are_drawn_over_each_other(runs: list[Path], tmp_pat
 def test_flops_of_a_run_include_those_of_the_run_it_began_with(runs: list[Path], tmp_path: Path) -> None:
     for folder, flops in zip(runs, (5e9, 8e9, 8e9), strict=True):
         (folder / "starts.jsonl").write_text(json.dumps({"start": 1, "training_flops": flops}) + "\n")
-    plots = Page(write_comparison(runs, tmp_path / "nothing", tmp_path / "three.html")).plots
+    page = Page(write_comparison(runs, tmp_path / "nothing", tmp_path / "three.html"))
+    plots = page.plots
+    assert f"{13e9 * 64 * 60:.3g}" in page.text, "of the run after, in the table of final figures too"
     flops = {trace["name"]: trace["meta"]["flops"] for trace in plots["Eval wsp precision"]}
     samples = 64 * 60
     assert flops == {
         "scratch": {"before": 0, "per_sample": 8e9},
         "after": {"before": 5e9 * samples, "per_sample": 8e9},
     }
+
+
+def test_what_is_set_differently_is_told_of_which_stage_where_there_are_several(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    several = write_comparison(runs, tmp_path / "nothing", tmp_path / "three.html").read_text()
+    of_one = write_comparison(runs[1:], tmp_path / "nothing", tmp_path / "two.html").read_text()
+    assert ">What is set differently among the runs of wsp</h2>" in several
+    assert ">What is set differently</h2>" in of_one
 
 
 def test_the_page_of_one_run_has_its_evaluations_and_labels(
@@ -92,5 +103,5 @@ def test_the_page_of_one_run_has_its_evaluations_and_labels(
 def test_mistakes_are_told(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(runs[0]), str(tmp_path / "nothing")]) == 2
     assert "nothing" in capsys.readouterr().err
-    assert main(["report", str(runs[0]), "--out", str(tmp_path / "x.html")]) == 2
+    assert main(["report", str(runs[0]), "--out", str(tmp_path)]) == 2
     assert "--out" in capsys.readouterr().err

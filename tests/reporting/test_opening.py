@@ -12,6 +12,7 @@ from maws_composer.data.loader import build_train_loader
 from maws_composer.data.loader_processes import usable_cores
 from maws_composer.reporting.opening import opening
 from maws_composer.stages.build import build_stage
+from tests.processes import ROOT
 from tests.runs import write_images
 
 
@@ -52,12 +53,22 @@ def test_what_on_what_and_for_how_long(tmp_path: Path) -> None:
     )
     assert told["training"] == [f"mae, vit_micro, 24 px; {total:,} parameters, {trained:,} of them trained"]
     assert told["on"][0].endswith("; fp32")
-    assert told["a step"][0].startswith("16 samples, 16 on each GPU in microbatches of 8; by the estimate it needs")
+    assert told["a step"][0].startswith("16 samples, 16 on each process in microbatches of 8; by the estimate it needs")
     assert told["data"][0] == str(tmp_path / "images") and told["data"][1].startswith("an epoch is 96 samples from")
     assert told["length"] == ["960 samples = 60 steps = 10 epochs"]
     assert len(told["attention"]) == 1 and "(auto: " in told["attention"][0]
     assert told["writes"] == [f"{tmp_path / 'run'}; a checkpoint every 10ba, the newest 3 are kept"]
-    assert told["may be resumed on"][0].startswith("1, 2, 4")
+    assert told["may be resumed on"] == ["1, 2, 4 processes"]
+    assert told["sharding"] == ["1 process = 1 replica x 1 shard"] and "by" not in told
+
+
+def test_what_is_not_as_usual_is_named(tmp_path: Path) -> None:
+    usual = ("optimizer.name=adamw", "schedule.name=warmup_then_decay")
+    assert "by" not in say(tmp_path, *usual)
+    own = ("optimizer.name=my_lion", "schedule.name=my_steps", "data.train.transform={name: my_square, size: 24}")
+    clipping = "algorithms.gradient_clipping.clipping_threshold=0.1"
+    told = say(tmp_path, *own, clipping, f"code_paths=[{ROOT / 'tests/plugins/user'}]")
+    assert told["by"] == ["optimizer my_lion, schedule my_steps, transform my_square, algorithm gradient_clipping"]
 
 
 def test_from_where(tmp_path: Path) -> None:

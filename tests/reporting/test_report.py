@@ -18,6 +18,7 @@ from maws_composer.reporting.picture_logger import PictureFiles
 from maws_composer.reporting.pictures import find_pictures, spread
 from maws_composer.reporting.reconstructions import draw_reconstructions
 from maws_composer.reporting.report import write_report
+from tests.reporting.synthetic import eventful_run
 
 CONFIG = """\
 run_name: tiny & <small>
@@ -194,3 +195,10 @@ def test_reconstructions_show_all_pixels_of_every_image_in_its_place() -> None:
         draw_reconstructions(images[0], images[1], images[2][:4])
     with pytest.raises(ValueError, match="expected uint8"):
         draw_reconstructions(*(image / 255 for image in images))
+
+
+def test_numbers_of_the_environment_can_be_read(tmp_path: Path) -> None:
+    text = Page(write_report(eventful_run(tmp_path / "run"), out=tmp_path / "page.html")).text
+    for fact in ("9,830,400 samples", "3.1e+10", "2026-11-20 15:00"):
+        assert fact in text
+    assert "9830400sp" not in text.partition("Configuration")[0] and "31000000000" not in text

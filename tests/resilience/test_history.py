@@ -67,7 +67,7 @@ def test_a_start_says_from_where_it_goes_on_and_what_was_lost(runs: Runs) -> Non
     done = steps_done(runs.folder / "told")
     (runs.folder / "told" / "status.json").unlink()  # the checkpoint and metrics.jsonl know the same
     again = runs("told", kill_after=done + 1)
-    assert f"resumed ep0-ba10 at batch 10, sample 160 of 800, on 1 GPU, saved on 2; to do again: {done - 10} s" in (
+    assert f"resumed ep0-ba10 at batch 10, sample 160 of 800, on 1 process, saved on 2; to do again: {done - 10} s" in (
         again.output
     )
     assert "; start 2, 0.0" in again.output
