@@ -85,7 +85,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
     yield "steps", f"{forecast.steps:,} of {run.global_train_batch_size:,} images"
     yield "GPUs", f"{_gpus(forecast)}, {cluster.mfu:.0%} of {peak:g} TFLOP/s ({run.precision})"
     yield "time", f"{_duration(forecast.seconds)} = {forecast.gpu_hours:,.0f} GPU-hours"
-    yield "cost", "unknown; say --price" if cluster.price is None else f"{forecast.gpu_hours * cluster.price:,.0f}"
+    yield "cost", _cost(forecast)
     yield "a step", f"{forecast.seconds / forecast.steps * 1e3:,.0f} ms"
     yield "images/s", f"{forecast.images_per_second:,.0f}, {forecast.images_per_second / cluster.gpus:,.0f} per GPU"
     yield "reading", _reading(forecast)
@@ -129,6 +129,13 @@ def _gpus(forecast: Forecast) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else f"{seconds / 3600:,.1f} hours"
+
+
+def _cost(forecast: Forecast) -> str:
+    price = forecast.cluster.price
+    if price is None:
+        return "unknown; say --price"
+    return f"{forecast.gpu_hours * price.amount:,.0f} {price.unit or '(in the unit of --price)'}"
 
 
 def _reading(forecast: Forecast) -> str:
