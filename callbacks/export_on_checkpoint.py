@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cloudpathlib import CloudPath
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
@@ -24,6 +23,9 @@ from maws_composer.resilience.preemption import Preemption
 from maws_composer.resilience.progress import limited_wait
 from maws_composer.weights.export import export
 from maws_composer.weights.files import AVERAGED
+
+if TYPE_CHECKING:
+    from cloudpathlib import CloudPath
 
 log = logging.getLogger("maws_composer.callbacks.export_on_checkpoint")
 
@@ -124,7 +126,7 @@ class ExportOnCheckpoint(Callback):
             if not out.exists():
                 export(f"{checkpoint}{AVERAGED if self.ema else ''}", self.to, out)
                 log.info("exported %s", out)
-            if isinstance(home, CloudPath):
+            if not isinstance(home, Path):
                 _upload(out, home / "exports")
         except Exception as error:
             log.warning("the checkpoint of batch %d was not exported: %s", batch, error)
@@ -135,5 +137,5 @@ def _upload(out: Path, exports: CloudPath) -> None:
     files = sorted(out.iterdir(), key=lambda file: -file.stat().st_size) if out.is_dir() else [out]
     for file in files:
         there = exports / str(file.relative_to(out.parent))
-        assert isinstance(there, CloudPath)
+        assert not isinstance(there, Path)
         there.upload_from(file, force_overwrite_to_cloud=True)
