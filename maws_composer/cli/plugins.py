@@ -51,7 +51,7 @@ def _new(options: argparse.Namespace) -> None:
     from maws_composer.new_plugin import new_callback
 
     load_plugins([])
-    print("\n".join(str(file) for file in new_callback(options.name, options.out)))
+    print(new_callback(options.name, options.out))
 
 
 def load_plugins(code_paths: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maws_composer.cli.option_types import positive
-from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.problems import ConfigError, Problem, not_there
 
 if TYPE_CHECKING:
     from maws_composer.cli.option_types import Commands
@@ -79,5 +79,7 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _require_run(folder: Path) -> None:
+    if not folder.exists():
+        raise ConfigError([Problem(str(folder), not_there(folder))])
     if not (folder / "metrics.jsonl").exists():
         raise ConfigError([Problem(str(folder), "has no metrics.jsonl; name a run's local folder")])

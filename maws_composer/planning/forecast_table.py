@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from maws_composer.checkpoints.retention import checkpoints_at_once
 from maws_composer.planning.forecast import Forecast
 from maws_composer.planning.memory import MemoryEstimate
 from maws_composer.planning.world_sizes import say_world_sizes
@@ -97,6 +98,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
         ),
     )
     yield from _memory_rows(forecast.memory)
+    at_once = checkpoints_at_once(run)
     passes = "1 pass" if forecast.passes == 1 else f"{forecast.passes} passes"
     yield (
         "microbatch",
@@ -111,8 +113,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
         "a checkpoint",
         (
             f"{forecast.checkpoint / 1e9:,.1f} GB every {run.save_interval}; "
-            f"the newest {run.save_num_checkpoints_to_keep} are kept: "
-            f"{forecast.checkpoint * run.save_num_checkpoints_to_keep / 1e9:,.1f} GB"
+            f"{at_once} lie there at once in the end: {forecast.checkpoint * at_once / 1e9:,.1f} GB"
         ),
     )
     yield "may be resumed on", say_world_sizes(forecast.possible, cluster.gpus_per_node)
