@@ -16,7 +16,7 @@ _FENCE = re.compile(
 )
 _INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n(?:\n(?= {4}))?)+")
 _PROGRAMS = ("composer", "maws-composer", "python", "make", "pip", "source", "sbatch", "kubectl", "sky")
-_INLINE = re.compile(r"(?<!`)`(make \S+|python -m \S+\.\S+[^`\n]*|maws-composer \S+\s\S[^`\n]*\n?[^`\n]*)`")
+_INLINE = re.compile(r"(?<!`)`(make [^\s`]+|python -m [^\s`]+\.[^`\n]+|maws-composer [^\s`]+\s[^`\n]+\n?[^`\n]*)`")
 _PLACEHOLDER = re.compile(r"…|\b[A-Z]{2,}\b")
 
 

@@ -117,8 +117,9 @@ _RUNS: dict[str, Make] = {"runs/mae-b": mae_run, "runs/wsp-b": wsp_run}
 WORLDS: dict[str, dict[str, Make]] = {
     "data": {"pictures": pictures, "held-out": pictures, "imagenet/train": folders, "imagenet/val": folders},
     "evaluations": {
-        **_RUNS, BUCKET + "lit-b": lit_run, "imagenet/train": labelled, "imagenet/val": labelled,
-        BUCKET + "food101/train": labelled, BUCKET + "food101/test": labelled, "data/train": tagged, "data/test": tagged,
+        **_RUNS, "imagenet/train": labelled, "imagenet/val": labelled, BUCKET + "lit-b": lit_run,
+        BUCKET + "food101/train": labelled, BUCKET + "food101/test": labelled,
+        "data/train": tagged, "data/test": tagged,
     },
     "getting-started": {BUCKET + "images": tagged, BUCKET + "held-out": tagged},
     "lit": {BUCKET + "captioned": captioned, BUCKET + "wsp-b": wsp_run, "data/pairs": captioned},

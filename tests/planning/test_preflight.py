@@ -37,7 +37,7 @@ def test_missing_folders_are_told_with_the_typos_of_other_sections(tmp_path: Pat
 def test_of_a_key_that_is_wrong_itself_nothing_more_is_said(tmp_path: Path) -> None:
     given = [f"data.train.local={tmp_path}/images", "save_folder=[1]", "data.eval.local=3"]
     told = mistakes(load_with_ours, RECIPE, given, 1, 1, on_disk)
-    assert [each.partition(": ")[0] for each in told] == ["save_folder", "data.eval.local", "data.train.local"]
+    assert [each.partition(": ")[0] for each in told] == ["data.eval.local", "save_folder", "data.train.local"]
 
 
 def test_a_good_configuration_is_left_to_preflight(tmp_path: Path) -> None:
