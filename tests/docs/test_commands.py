@@ -157,9 +157,11 @@ def run_in_process(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 def as_it_was() -> Iterator[None]:
     """A command sets handlers and log levels, since the process is its own."""
     handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("maws_composer").level
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    logging.getLogger("maws_composer").setLevel(level)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        logging.getLogger("maws_composer").setLevel(level)
 
 
 def for_small_machines(words: list[str]) -> list[str]:
