@@ -25,7 +25,7 @@ from maws_composer.config.command import check_and_work
 from maws_composer.config.load import Loaded
 from maws_composer.data.columns import LABELS
 from maws_composer.evaluation.features import Extracted, Result
-from maws_composer.evaluation.preflight import preflight
+from maws_composer.evaluation.preflight import on_disk, preflight
 from maws_composer.evaluation.results import format_table, write_guesses, write_results
 from maws_composer.evaluation.settings import Evaluation, load_evaluation, named_with_text, needs_training_images
 from maws_composer.evaluation.suite import (
@@ -83,7 +83,7 @@ def conclude(
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then evaluate. Returns the exit code: 2 for mistakes in the configuration."""
-    return check_and_work(arguments, load=load_evaluation, preflight=preflight, work=evaluate)
+    return check_and_work(arguments, load=load_evaluation, on_disk=on_disk, preflight=preflight, work=evaluate)
 
 
 if __name__ == "__main__":  # loader workers may import this file again

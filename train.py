@@ -17,7 +17,6 @@ if __name__ == "__main__":
 
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 
 from composer import Trainer
@@ -40,7 +39,7 @@ from maws_composer.parallel.agree import cpu_group, on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.microbatch import agree_on_microbatch
-from maws_composer.planning.preflight import preflight
+from maws_composer.planning.preflight import on_disk, preflight
 from maws_composer.reporting.environment import note_start
 from maws_composer.reporting.metrics_logger import MetricsFile
 from maws_composer.reporting.opening import opening
@@ -136,11 +135,11 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
 
 def main(arguments: Sequence[str]) -> int:
     """Check everything, then train. Returns the exit code: 2 for mistakes in the configuration."""
-    warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch's own, of torch's own
     world_size, nodes = dist.get_world_size(), dist.get_world_size() // dist.get_local_world_size()
     return check_and_work(
         arguments,
-        load=lambda config, overrides: load_with_ours(config, overrides, world_size, nodes),
+        load=lambda config, overrides, also: load_with_ours(config, overrides, world_size, nodes, also),
+        on_disk=on_disk,
         preflight=lambda loaded: preflight(loaded, world_size, nodes),
         work=train,
     )

@@ -16,9 +16,10 @@ from mkdocs.structure.files import File, Files
 from maws_composer.config import durations
 from maws_composer.config.check import describe_type, signature_of
 from maws_composer.config.plugins import our_code_paths
+from maws_composer.config.problems import ConfigError
 from maws_composer.config.run import Run
 from maws_composer.evaluation.settings import Evaluation
-from maws_composer.registry import KINDS, load_plugins, lookup, names
+from maws_composer.registry import KINDS, load_plugins, lookup, names, refusals
 
 HERE = Path(__file__).parent
 _DURATIONS = (
@@ -37,12 +38,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def reference() -> str:
-    """Every key of a training run and of an evaluation, and every plugin that comes along, as Markdown."""
-    load_plugins(our_code_paths())
+    """Every key of a training run and of an evaluation, every plugin that comes along or is refused, as Markdown.
+
+    Raises:
+        ConfigError: a plugin cannot be imported, or two have one name. The build fails then.
+    """
+    if problems := load_plugins(our_code_paths()):
+        raise ConfigError(problems)
     parts = [_INTRODUCTION, "## Training\n", *_sections(Run, ""), "## Evaluation\n", *_sections(Evaluation, "")]
     for kind in KINDS:
         parts.append(f"## Plugins: {kind}\n")
         parts += [part for name in names(kind) for part in _plugin(kind, name)]
+        parts += _refused(kind)
     return "\n".join(parts)
 
 
@@ -84,6 +91,14 @@ def _plugin(kind: str, name: str) -> Iterator[str]:
             for field in dataclasses.fields(schema)
         ]
     )
+
+
+def _refused(kind: str) -> Iterator[str]:
+    """Names that people know elsewhere, each with the reason."""
+    if refused := refusals(kind):
+        yield f"### {kind}: refused by name\n"
+        rows = (f"| `{name}` | {reason.replace('|', 'or')} |" for name, reason in sorted(refused.items()))
+        yield "\n".join(["| name | because |", "|---|---|", *rows]) + "\n"
 
 
 def _manual(documented: Any) -> dict[str, str]:

@@ -111,8 +111,29 @@ def test_a_wrong_argument_is_named() -> None:
 '''
 
 
-def new_callback(name: str, out: Path) -> list[Path]:
-    """Write OUT/<name>.py and OUT/test_<name>.py; returns their paths.
+_NEXT = """\
+{file}
+{test}
+
+Its test passes as it is:
+
+    python -m pytest {test}
+
+In a run, as lines of its YAML:
+
+    code_paths: [{out}]
+    callbacks: {{{name}: {{every: 10}}}}
+
+or at the command line:
+
+    composer train.py CONFIG 'code_paths=[{out}]' callbacks.{name}.every=10
+
+The line `{name}/loss` is then in the run's metrics.jsonl and report.html. `maws-composer registry callback {name}
+--code-path {out}` prints its arguments. For other kinds than callbacks, docs/pages/plugins.md has one of each."""
+
+
+def new_callback(name: str, out: Path) -> str:
+    """Write OUT/<name>.py and OUT/test_<name>.py; returns their paths, and what to do with them.
 
     Raises:
         ConfigError: the name is none, or is taken; a file exists. Nothing is written then.
@@ -124,8 +145,14 @@ def new_callback(name: str, out: Path) -> list[Path]:
     file, test = out / f"{name}.py", out / f"test_{name}.py"
     if existing := [path for path in (file, test) if path.exists()]:
         raise ConfigError([Problem("--out", f"{path} exists already; nothing was written") for path in existing])
-    words = {"name": name, "file": file, "title": "".join(word.capitalize() for word in name.split("_"))}
+    words = {
+        "name": name,
+        "file": file,
+        "test": test,
+        "out": out,
+        "title": "".join(word.capitalize() for word in name.split("_")),
+    }
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(_CALLBACK.format(**words))
     test.write_text(_TEST.format(**words))
-    return [file, test]
+    return _NEXT.format(**words)

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.problems import ConfigError, Problem, not_there
 
 Plugin = TypeVar("Plugin")
 
@@ -267,7 +267,7 @@ def _load_code_path(code_path: str | Path) -> Iterator[Problem]:
         for file in inside if path.is_dir() else [path]:
             yield from _guarded(str(file), partial(_import_file, file))
     else:
-        yield Problem("code_paths", f"{code_path} does not exist")
+        yield Problem("code_paths", f"{code_path} {not_there(code_path)}")
     _loaded[str(code_path)] = None
 
 

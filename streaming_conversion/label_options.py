@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from maws_composer.data.classes import Classes, ClassesFileError
 from streaming_conversion.groups import Grouping
 from streaming_conversion.option_types import positive, ratio
+from streaming_conversion.places import Place, parse_place, read_file
 from streaming_conversion.problems import ConversionError
 
 
 def add_classes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="classes.json of the training set, instead of making classes"
-    )
+        "--classes", type=parse_place, metavar="FILE",
+        help="classes.json of the training set, a file or in object storage, instead of making classes"
+    )  # fmt: skip
 
 
 def add_grouping(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +46,16 @@ def grouping(arguments: argparse.Namespace) -> Grouping | None:
     return Grouping(arguments.group_ratio or Grouping.ratio, arguments.group_images or Grouping.smallest)
 
 
-def read_classes(path: Path, grouping: Grouping | None) -> Classes:
+def read_classes(path: Place, grouping: Grouping | None) -> Classes:
     """The classes of another dataset.
 
     Raises:
         ConversionError: the file cannot be read, or groups cannot be made by its counts.
     """
+    folder, name = os.path.split(path)
+    content = read_file(parse_place(folder or "."), name)
     try:
-        classes = Classes.from_json(path.read_bytes())
-    except OSError as error:
-        raise ConversionError(f"{path} cannot be read: {error.strerror}") from error
+        classes = Classes.from_json(content)
     except ClassesFileError as error:
         raise ConversionError(f"{path}: {error}") from error
     empty = [f"class {index}, {each.name}" for index, each in enumerate(classes.classes) if each.count < 1]

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from maws_composer.checkpoints.completeness import MARKER, Checkpoint, RunPath, read_newest_first
 from maws_composer.checkpoints.ranges import s3_client
+from maws_composer.config.durations import parse_duration, samples
 
 if TYPE_CHECKING:
     from cloudpathlib import S3Path
+
+    from maws_composer.config.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,19 @@ def retire(checkpoints: RunPath, newest: int, keep: int, keep_every: int | None)
         if not isinstance(found, Checkpoint) and found.was_cut_off and found.batch < newest:
             log.info("removing %s: %s", found.folder, found.reason)
             remove_folder(checkpoints / found.name)
+
+
+def checkpoints_at_once(run: Run) -> int:
+    """How many lie in the run's folder when it is fullest: while the last one is being written, that one included."""
+    steps = -(-samples(run.max_duration) // run.global_train_batch_size)
+    interval = parse_duration(run.save_interval)
+    every = interval.amount if interval.unit == "ba" else max(interval.amount // run.global_train_batch_size, 1)
+    before = max(steps - 1, 0) // every
+    newest = min(before, run.save_num_checkpoints_to_keep)
+    for_good = 0
+    if run.save_keep_every is not None:
+        for_good = (before - newest) * every // parse_duration(run.save_keep_every).amount
+    return newest + for_good + 1
 
 
 def delete_checkpoint(folder: RunPath) -> None:

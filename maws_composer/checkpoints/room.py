@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shutil
 import tempfile
 from pathlib import Path
 
 from maws_composer.checkpoints.completeness import in_bytes
+from maws_composer.checkpoints.retention import checkpoints_at_once
 from maws_composer.checkpoints.run_folder import open_path
-from maws_composer.config.durations import parse_duration, samples
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.outages import OutageError, is_mistake
@@ -42,9 +43,9 @@ def check_room(run: Run, trained: int, world_size: int, nodes: int) -> list[Prob
     if run.save_async:
         log.info("while a checkpoint is saved, a node needs %s of host memory for it", in_bytes(part))
     if "://" not in run.save_folder:
-        folder, kept = Path(run.save_folder), run.save_num_checkpoints_to_keep + 1 + _kept_for_good(run)
-        why = "save_num_checkpoints_to_keep, save_keep_every, and one that is being written"
-        return _local_problems("save_folder", folder, one, kept * one - _size(folder / "checkpoints"), why)
+        folder, at_once = Path(run.save_folder), checkpoints_at_once(run)
+        why = f"{at_once} at once, by save_num_checkpoints_to_keep and save_keep_every, one of them being written"
+        return _local_problems("save_folder", folder, one, at_once * one - _size(folder / "checkpoints"), why)
     scratch, why = Path(run.speed.scratch_folder), "the newest two, one that is being written, or one to start again"
     local = _local_problems("speed.scratch_folder", scratch, part, max(_COPIES * part, one + part), why)
     return [*local, *_remote_problems(run.save_folder)]
@@ -58,15 +59,10 @@ def _part_of_node(one: int, shard: int | None, world_size: int, per_node: int) -
 
 def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -> list[Problem]:
     """Problems with writing so many bytes to a folder; a warning if it has no room for all that will lie there."""
-    for place in (folder, folder / "checkpoints"):
-        nearest = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-        try:
-            with tempfile.TemporaryFile(dir=nearest) as probe:
-                probe.write(b"x")
-                probe.flush()
-        except OSError as error:
-            return [Problem(key, f"{nearest} is not writable: {error.strerror or error}; make it so, or name another")]
-    disk = shutil.disk_usage(nearest)
+    checkpoints = folder / "checkpoints"
+    if problems := [*check_writable(key, folder), *check_writable(key, checkpoints)]:
+        return problems[:1]
+    disk = shutil.disk_usage(_nearest_existing(checkpoints))
     if not disk.total:  # some file systems do not say
         return []
     if disk.free < one:
@@ -78,6 +74,25 @@ def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -
             *(key, in_bytes(together), folder, why, in_bytes(disk.free)),
         )
     return []
+
+
+def check_writable(key: str, folder: Path) -> list[Problem]:
+    """Whether a folder of this machine, which `key` names, can be made and written to."""
+    nearest = _nearest_existing(folder)
+    if not nearest.is_dir():
+        return [Problem(key, f"{nearest} is a file, where a folder is needed; move it, or name another {key}")]
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest) as probe:
+            (Path(probe) / "file").write_bytes(b"x")
+    except OSError as error:
+        message = f"{nearest} is not writable: {error.strerror or error}; make it so, or name another {key}"
+        return [Problem(key, message)]
+    return []
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """The folder, or what is nearest above it."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
 
 
 def _remote_problems(save_folder: str) -> list[Problem]:
@@ -95,13 +110,6 @@ def _remote_problems(save_folder: str) -> list[Problem]:
             return [problem]
         raise OutageError([problem]) from error
     return []
-
-
-def _kept_for_good(run: Run) -> int:
-    if run.save_keep_every is None:
-        return 0
-    steps = samples(run.max_duration) // run.global_train_batch_size
-    return steps // parse_duration(run.save_keep_every).amount
 
 
 def _size(folder: Path) -> int:

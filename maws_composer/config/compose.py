@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from maws_composer.config.problems import Problem
+from maws_composer.config.problems import Problem, nearest_path, not_there
 from maws_composer.config.secrecy import secret_variables
 
 KeyPath = tuple[str, ...]
@@ -161,7 +160,7 @@ class _Composer:
         try:
             node = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         except FileNotFoundError:
-            self._fail(Problem(file, "does not exist", str(named_by)))
+            self._fail(Problem(file, not_there(file), str(named_by)))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
             self._fail(Problem(file, f"cannot be read: {reason}", str(named_by)))
@@ -306,10 +305,9 @@ def _find_base(name: str, file: str) -> str | None:
 
 
 def _missing_file(name: str, file: str) -> str:
-    folder = Path(file).parent / Path(name).parent
-    beside = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    close = get_close_matches(Path(name).name, beside, n=1)
-    return f"{name} does not exist" + (f"; nearest is {Path(name).with_name(close[0])}" if close else "")
+    folder = os.path.dirname(file)
+    near = nearest_path(Path(folder, name))
+    return f"{name} does not exist" + (f"; nearest is {os.path.relpath(near, folder or '.')}" if near else "")
 
 
 def _what(error: yaml.YAMLError) -> str:

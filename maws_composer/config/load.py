@@ -124,6 +124,7 @@ def load_run(
     code_paths: Sequence[str | Path] = (),
     world_size: int | None = None,
     nodes: int = 1,
+    also: Callable[[Run], list[Problem]] | None = None,
 ) -> LoadedRun:
     """Compose, check and complete the configuration of a training run.
 
@@ -133,17 +134,23 @@ def load_run(
         code_paths: looked through for plugins before those that the configuration names.
         world_size: number of GPUs that the batch must be divisible over. None: not checked.
         nodes: number of nodes that they are in.
+        also: finds more problems, of a run that has some. Where a key is wrong, the run that it sees has something
+            harmless; what it says about such a key is left out.
 
     Raises:
         ConfigError: with every problem that can be seen at once.
     """
     problems_of = partial(_run_problems, world_size=world_size, nodes=nodes)
     schema = Schema(Run, _RUN_PLUGINS, _HARMLESS, problems_of, _RUN_NAMED)
-    return load(schema, path, overrides, code_paths)
+    return load(schema, path, overrides, code_paths, also)
 
 
 def load(
-    schema: Schema[Config], path: str | Path, overrides: Iterable[str] = (), code_paths: Sequence[str | Path] = ()
+    schema: Schema[Config],
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    code_paths: Sequence[str | Path] = (),
+    also: Callable[[Config], list[Problem]] | None = None,
 ) -> Loaded[Config]:
     """`load_run` for any schema.
 
@@ -178,6 +185,8 @@ def load(
     if config := outcome.value or _without(mistakes, rest, schema):
         config = _filled(config, values)
         problems += _contradictions(schema.contradictions(config), mistakes, composed)
+        if problems and also is not None:
+            problems += _contradictions(also(config), mistakes, composed)
     if problems:
         hidden = composed.secrets
         raise ConfigError([dataclasses.replace(one, message=mask_text(one.message, hidden)) for one in problems])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from maws_composer.config.load import LoadedRun, load_run
+from maws_composer.config.problems import Problem
+from maws_composer.config.run import Run
 
 OUR_CALLBACKS = Path(__file__).parents[2] / "callbacks"
 OURS = (
@@ -20,14 +22,18 @@ OURS = (
 
 
 def load_with_ours(
-    path: str | Path, overrides: Iterable[str] = (), world_size: int | None = None, nodes: int = 1
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    world_size: int | None = None,
+    nodes: int = 1,
+    also: Callable[[Run], list[Problem]] | None = None,
 ) -> LoadedRun:
     """`load_run` with our own stages and loggers, and with the callbacks beside train.py where there are any.
 
     Raises:
         ConfigError: with every problem that can be seen at once.
     """
-    return load_run(path, overrides, our_code_paths(), world_size, nodes)
+    return load_run(path, overrides, our_code_paths(), world_size, nodes, also)
 
 
 def our_code_paths() -> list[Path | str]:

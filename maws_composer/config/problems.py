@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,31 @@ class Problem:
     path: str
     message: str
     where: str = ""
+
+
+def not_there(path: str | Path, otherwise: str = "") -> str:
+    """That a file or folder does not exist, and the nearest one that does.
+
+    Args:
+        path: its folders may be missing, too.
+        otherwise: what to do, said where nothing is near.
+    """
+    near = nearest_path(Path(path).expanduser())
+    cure = f"nearest is {near}" if near else otherwise
+    return f"does not exist; {cure}" if cure else "does not exist"
+
+
+def nearest_path(path: Path) -> Path | None:
+    """What is named most like a path that does not exist, in the same folder, or in the nearest one to it."""
+    if path == path.parent:
+        return None
+    above = path.parent if path.parent.is_dir() else nearest_path(path.parent)
+    if above is None or not above.is_dir() or not os.access(above, os.R_OK):
+        return None
+    if (above / path.name).exists():
+        return above / path.name
+    close = get_close_matches(path.name, sorted(os.listdir(above)), n=1)
+    return above / close[0] if close else None
 
 
 _WIDEST = 80  # of a column; what is longer sticks out

@@ -14,7 +14,7 @@ from maws_composer.config.problems import Problem
 from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
 from maws_composer.optim.settings import OptimizerSettings, ScheduleSettings
 from maws_composer.parallel.settings import Speed
-from maws_composer.planning.world_sizes import legal_world_sizes, nearest
+from maws_composer.planning.world_sizes import legal_world_sizes, nearest, say_world_sizes
 from maws_composer.resilience.settings import LossSpikeSettings, PreemptionSettings, WatchdogSettings
 
 Arguments = dict[str, Any]
@@ -122,14 +122,16 @@ def check_world_size(run: Run, world_size: int, nodes: int = 1) -> list[Problem]
     """Whether the run may go on `world_size` GPUs of `nodes` equal nodes."""
     batch, canonical = run.global_train_batch_size, run.data.train.num_canonical_nodes
     per_node = world_size // nodes
-    legal = legal_world_sizes(batch, canonical, per_node if nodes > 1 else None, up_to=batch)
+    whole_nodes = per_node if nodes > 1 else None
+    legal = legal_world_sizes(batch, canonical, whole_nodes, up_to=batch)
     problems = []
     if batch % world_size:
         message = f"{batch} cannot be split over {world_size} GPUs; use {nearest(world_size, legal)}"
-        problems.append(Problem("global_train_batch_size", message))
+        all_of_them = f"a global_train_batch_size of {batch} can be split over {say_world_sizes(legal, whole_nodes)}"
+        problems.append(Problem("global_train_batch_size", f"{message}\n{all_of_them}"))
     if canonical % nodes:
-        whole_nodes = [gpus // per_node for gpus in legal if gpus % per_node == 0] or [1]
-        message = f"{canonical} is not a multiple of {nodes} nodes; run on {nearest(nodes, whole_nodes)} of them"
+        possible = [gpus // per_node for gpus in legal if gpus % per_node == 0] or [1]
+        message = f"{canonical} is not a multiple of {nodes} nodes; run on {nearest(nodes, possible)} of them"
         problems.append(Problem("data.train.num_canonical_nodes", message))
     return problems
 

@@ -21,7 +21,7 @@ from streaming.base.compression import is_compression
 from streaming.base.format.mds.encodings import get_mds_encodings
 from streaming.base.storage import CloudDownloader
 
-from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.problems import ConfigError, Problem, not_there
 from maws_composer.data import columns
 from maws_composer.data.sources import Shards
 from maws_composer.outages import refused
@@ -33,6 +33,7 @@ _UNSAFE_ENCODINGS = {"pkl"}
 _READABLE = {columns.IMAGE: ("bytes", "jpeg", "png"), columns.ID: ("str", "int", "uint64", "int64", "uint32", "int32")}
 _NUMBERS = {columns.LABELS: re.compile(r"u?int\d+\b"), columns.IMAGE_EMBEDDING: re.compile(r"float\d+\b")}
 _TOLD = 5
+_MAKER = "python -m streaming_conversion makes shards of images"
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,16 @@ def read_file(source: Shards, basename: str, timeout: float) -> bytes:
     try:
         return read_bytes(source, basename, timeout)
     except Exception as error:  # every kind of object storage has its own
+        if not source.is_there:
+            raise ConfigError([missing_folder(source)]) from error
         why = f"it has no {basename}" if reason(error) == NO_FILE else reason(error)
-        why += "; python -m streaming_conversion makes shards of images" if why.endswith(f"no {INDEX}") else ""
+        why += f"; {_MAKER}" if why.endswith(f"no {INDEX}") else ""
         raise refused(error, Problem(source.where, f"{source.address} is not readable: {why}")) from error
+
+
+def missing_folder(source: Shards) -> Problem:
+    """That the folder is not there, of a set of shards on a disk."""
+    return Problem(source.where, f"{source.address} {not_there(source.address, _MAKER)}")
 
 
 def read_dataset_file(source: Shards, timeout: float) -> columns.DatasetFile | None:

@@ -37,6 +37,11 @@ class Shards:
         return self.remote is not None
 
     @property
+    def is_there(self) -> bool:
+        """False: it is a folder of this machine that does not exist."""
+        return "://" in self.address or os.path.exists(self.address)
+
+    @property
     def where(self) -> str:
         """The key that names where the shards come from."""
         return f"{self.key}.{'remote' if self.remote else 'local'}"

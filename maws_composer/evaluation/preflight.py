@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+from maws_composer.checkpoints.room import check_writable
 from maws_composer.config.build import build
 from maws_composer.config.load import Loaded
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import known_classes
 from maws_composer.data.classes import CLASSES_FILE
 from maws_composer.data.columns import CAPTION, LABELS
+from maws_composer.data.index import missing_folder
 from maws_composer.data.label_preflight import label_problems
 from maws_composer.data.preflight import check_sources
 from maws_composer.data.settings import EvalData
@@ -22,6 +25,16 @@ from maws_composer.evaluation.settings import Evaluation, needs_training_images
 from maws_composer.evaluation.suite import columns_for, read_words
 from maws_composer.evaluation.towers import find_image_text, places_of, text_problems
 from maws_composer.registry import lookup
+
+
+def on_disk(run: Evaluation) -> list[Problem]:
+    """What is wrong with this machine's folders, whatever other keys say: of an evaluation with mistakes elsewhere."""
+    sources = {"data.test": run.data.test}
+    if needs_training_images(run.evaluations):
+        sources = {"data.train": run.data.train, **sources}
+    shards = [each for key, data in sources.items() for each in evaluation_shards(data, key)]
+    problems = [missing_folder(each) for each in shards if each.address and not each.is_there]
+    return [*problems, *check_writable("save_folder", Path(run.save_folder))]
 
 
 class Images(NamedTuple):
@@ -48,7 +61,8 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
     images = {"data.test": Images(run.data.test, columns_for(evaluations))}
     if needs_training_images(run.evaluations):
         images = {"data.train": Images(run.data.train, (LABELS,)), **images}
-    problems = [*of_weights, *image_problems(images, size), *([] if of_weights else refused)]
+    folder = check_writable("save_folder", Path(run.save_folder))
+    problems = [*of_weights, *image_problems(images, size), *([] if of_weights else refused), *folder]
     if problems := problems or _text_problems(run, evaluations):
         raise ConfigError(loaded.locate(problems))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,13 +74,15 @@ class Evaluation:
             object.__setattr__(self, "save_folder", f"evaluations/{self.run_name}-{Path(self.weights).name}")
 
 
-def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Loaded[Evaluation]:
+def load_evaluation(
+    path: str | Path, overrides: Iterable[str] = (), also: Callable[[Evaluation], list[Problem]] | None = None
+) -> Loaded[Evaluation]:
     """Compose, check and complete the configuration of an evaluation.
 
     Raises:
         ConfigError: with every problem that can be seen at once.
     """
-    return load(_SCHEMA, path, overrides, our_code_paths())
+    return load(_SCHEMA, path, overrides, our_code_paths(), also)
 
 
 def named_with_text(names: Iterable[str]) -> list[str]:

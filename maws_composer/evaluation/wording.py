@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.problems import ConfigError, Problem, not_there
 
 LANGUAGES = {
     "ar": "Arabic", "de": "German", "en": "English", "es": "Spanish", "fa": "Persian", "fr": "French",
@@ -124,7 +124,7 @@ def read_unique(file: str) -> dict[str, Any]:
         text = Path(os.path.expanduser(file)).read_text(encoding="utf-8")
         content = json.loads(text, object_pairs_hook=_unique) if file.endswith(".json") else yaml.load(text, _Unique)
     except FileNotFoundError:
-        raise ConfigError([Problem(file, "does not exist")]) from None
+        raise ConfigError([Problem(file, not_there(file))]) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ConfigError([Problem(file, f"cannot be read: {reason}")]) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from maws_composer.config.durations import samples
 from maws_composer.config.run import Run
@@ -15,6 +16,13 @@ from maws_composer.planning.plan import kept_by_callbacks, memory_of, microbatch
 from maws_composer.planning.workload import Workload
 
 _LARGEST_OF_INTEREST = 2**20  # images at once
+
+
+class Price(NamedTuple):
+    """Of a GPU-hour; `unit` is what the user calls it, "" for nothing."""
+
+    amount: float
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +44,7 @@ class Cluster:
     gpus_per_node: int = 8
     mfu: float = 0.4
     network: float = 50e9
-    price: float | None = None
+    price: Price | None = None
     image_bytes: float = 66e3
 
     @property

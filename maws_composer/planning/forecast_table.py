@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from maws_composer.checkpoints.retention import checkpoints_at_once
 from maws_composer.planning.forecast import Forecast
 from maws_composer.planning.memory import MemoryEstimate
 from maws_composer.planning.world_sizes import say_world_sizes
@@ -85,7 +86,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
     yield "steps", f"{forecast.steps:,} of {run.global_train_batch_size:,} images"
     yield "GPUs", f"{_gpus(forecast)}, {cluster.mfu:.0%} of {peak:g} TFLOP/s ({run.precision})"
     yield "time", f"{_duration(forecast.seconds)} = {forecast.gpu_hours:,.0f} GPU-hours"
-    yield "cost", "unknown; say --price" if cluster.price is None else f"{forecast.gpu_hours * cluster.price:,.0f}"
+    yield "cost", _cost(forecast)
     yield "a step", f"{forecast.seconds / forecast.steps * 1e3:,.0f} ms"
     yield "images/s", f"{forecast.images_per_second:,.0f}, {forecast.images_per_second / cluster.gpus:,.0f} per GPU"
     yield "reading", _reading(forecast)
@@ -97,6 +98,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
         ),
     )
     yield from _memory_rows(forecast.memory)
+    at_once = checkpoints_at_once(run)
     passes = "1 pass" if forecast.passes == 1 else f"{forecast.passes} passes"
     yield (
         "microbatch",
@@ -111,8 +113,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
         "a checkpoint",
         (
             f"{forecast.checkpoint / 1e9:,.1f} GB every {run.save_interval}; "
-            f"the newest {run.save_num_checkpoints_to_keep} are kept: "
-            f"{forecast.checkpoint * run.save_num_checkpoints_to_keep / 1e9:,.1f} GB"
+            f"{at_once} lie there at once in the end: {forecast.checkpoint * at_once / 1e9:,.1f} GB"
         ),
     )
     yield "may be resumed on", say_world_sizes(forecast.possible, cluster.gpus_per_node)
@@ -129,6 +130,13 @@ def _gpus(forecast: Forecast) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else f"{seconds / 3600:,.1f} hours"
+
+
+def _cost(forecast: Forecast) -> str:
+    price = forecast.cluster.price
+    if price is None:
+        return "unknown; say --price"
+    return f"{forecast.gpu_hours * price.amount:,.0f} {price.unit or '(in the unit of --price)'}"
 
 
 def _reading(forecast: Forecast) -> str:

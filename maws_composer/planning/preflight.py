@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from composer.utils import dist
 
-from maws_composer.checkpoints.room import check_room
+from maws_composer.checkpoints.room import check_room, check_writable
 from maws_composer.config.build import build
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
+from maws_composer.data.index import missing_folder
 from maws_composer.data.preflight import check_data
+from maws_composer.data.sources import evaluation_shards, training_shards
 from maws_composer.outages import OutageError, insist
 from maws_composer.planning.microbatch import memory_here
 from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, workload_of
@@ -34,6 +38,14 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         stop=None if notice.given.is_set() else notice.given,  # one that came before is heeded once there is a run
         unless=lambda error: not isinstance(error, OutageError),
     )
+
+
+def on_disk(run: Run) -> list[Problem]:
+    """What is wrong with this machine's folders, whatever other keys say: of a run that has mistakes elsewhere."""
+    shards = training_shards(run.data.train)
+    shards += evaluation_shards(run.data.eval) if run.data.eval is not None else []
+    problems = [missing_folder(each) for each in shards if each.address and not each.is_there]
+    return problems if "://" in run.save_folder else [*problems, *check_writable("save_folder", Path(run.save_folder))]
 
 
 def _look(loaded: LoadedRun, world_size: int, nodes: int) -> None:

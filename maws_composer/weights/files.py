@@ -29,7 +29,7 @@ from maws_composer.checkpoints.completeness import MARKER, Checkpoint, RunPath, 
 from maws_composer.checkpoints.ranges import open_ranged, read_range
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.checkpoints.weights import SavedModel
-from maws_composer.config.problems import ConfigError
+from maws_composer.config.problems import ConfigError, nearest_path
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,9 @@ def find_checkpoint(address: str) -> RunPath:
         if newest is None:
             reasons = "".join(f"\n{broken.folder}: {broken.reason}" for broken in passed_over)
             what = "no complete checkpoint" if passed_over else "no run, checkpoint or weights"
-            raise SourceError(f"there is {what} at {address}{reasons}")
+            near = nearest_path(path) if isinstance(path, Path) and not path.exists() else None
+            hint = f"; nearest is {near}" if near else ""
+            raise SourceError(f"there is {what} at {address}{hint}{reasons}")
         for broken in passed_over:
             log.warning("passed over %s: %s", broken.folder, broken.reason)
         return path / "checkpoints" / newest.name

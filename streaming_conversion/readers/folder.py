@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from maws_composer.config.problems import not_there
 from streaming_conversion.metadata import Metadata, read_metadata
 from streaming_conversion.option_types import positive
 from streaming_conversion.problems import ConversionError, counted
@@ -48,7 +49,8 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
     """
     folder: Path = arguments.folder
     if not folder.is_dir():
-        raise ConversionError(f"{folder} is not a folder")
+        what = "is not a folder" if folder.exists() else not_there(folder)
+        raise ConversionError(f"{folder} {what}")
     files = {file.name: file for file in sorted(find_images(folder), key=lambda file: file.name)}
     if not files:
         raise ConversionError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")

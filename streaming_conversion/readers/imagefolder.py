@@ -14,6 +14,7 @@ import argparse
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from maws_composer.config.problems import not_there
 from maws_composer.data.classes import Classes, LabelClass
 from streaming_conversion.canonical import SYNSET
 from streaming_conversion.label_options import add_classes, add_grouping, grouping, read_classes
@@ -38,7 +39,8 @@ def read(arguments: argparse.Namespace) -> dict[str, Source]:
     folder: Path = arguments.folder
     groups = grouping(arguments)
     if not folder.is_dir():
-        raise ConversionError(f"{folder} is not a folder")
+        what = "is not a folder" if folder.exists() else not_there(folder)
+        raise ConversionError(f"{folder} {what}")
     files = sorted(find_images(folder), key=lambda file: file.name)
     if not files:
         raise ConversionError(f"{folder} holds no images")

@@ -5,18 +5,26 @@ Real file systems of that kind, in a namespace of their own: what permissions sa
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from collections import namedtuple
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from maws_composer.checkpoints.completeness import newest_complete
+from maws_composer.checkpoints.retention import checkpoints_at_once, retire
 from maws_composer.checkpoints.room import check_room
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.problems import Problem
 from maws_composer.outages import OutageError
+from maws_composer.planning.memory import checkpoint_bytes
+from tests.checkpoints.saved import save
 from tests.runs import Runs
 
+Disk = namedtuple("Disk", "total used free")
 SHORT = ("max_duration=480sp", "save_interval=10ba")
 
 _CAN_MOUNT = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
@@ -116,6 +124,47 @@ def test_what_can_be_foreseen_is_told_before_anything_starts(runs_on) -> None:
     locked = runs_on("ro")("run", *SHORT)
     assert locked.code == 2
     assert f"save_folder  {locked.folder / 'checkpoints'} is not writable: Read-only file system" in locked.output
+
+
+def test_the_room_that_is_asked_for_is_what_retention_leaves(runs: Runs, tmp_path: Path) -> None:
+    run = load_with_ours(str(runs.recipe), ["save_interval=10ba"], 1).run
+    for number, (batches, keep, every) in enumerate(product((1, 10, 50, 125), (1, 3, 20), (20, 50, None))):
+        checkpoints, fullest = tmp_path / str(number), 0
+        for batch in sorted({*range(10, batches, 10), batches}):
+            save(checkpoints / f"ep0-ba{batch}", a=b"x")
+            fullest = max(fullest, len(list(checkpoints.iterdir())))
+            retire(checkpoints, batch, keep, every)
+        kept = {"save_num_checkpoints_to_keep": keep, "save_keep_every": f"{every}ba" if every else None}
+        assert checkpoints_at_once(replace(run, max_duration=f"{16 * batches}sp", **kept)) == fullest
+
+
+def test_a_disk_without_room_for_all_that_is_kept_for_good_is_warned_of(
+    runs: Runs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["max_duration=1600sp", "save_interval=10ba", "save_num_checkpoints_to_keep=2", "save_keep_every=20ba"]
+    needed = 6 * checkpoint_bytes(1000)  # of batches 20, 40 and 60 for good, of 80 and 90, and of 100, the last one
+    for free, told in ((needed, False), (needed - 1, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: Disk(free, 0, free))
+        caplog.clear()
+        assert check_room(load_with_ours(str(runs.recipe), given, 1).run, trained=1000, world_size=1, nodes=1) == []
+        assert ("6 at once" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("/proc/x", "/proc is not writable: No such file or directory; make it so, or name another save_folder"),
+        ("{}/file", "{}/file is a file, where a folder is needed; move it, or name another save_folder"),
+        ("{}/file/run", "{}/file is a file, where a folder is needed; move it, or name another save_folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told_with_what_to_do(
+    place: str, told: str, runs: Runs, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    loaded = load_with_ours(str(runs.recipe), [f"save_folder={place.format(tmp_path)}"], 1)
+    [problem] = check_room(loaded.run, trained=1000, world_size=1, nodes=1)
+    assert problem == Problem("save_folder", told.format(tmp_path))
 
 
 def test_storage_that_is_away_is_told_apart_from_a_mistake(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

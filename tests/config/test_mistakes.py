@@ -234,7 +234,17 @@ def test_yaml_that_does_not_parse_is_one_problem_with_its_line(mistakes):
 
 
 def test_a_file_that_is_not_there_or_cannot_be_read(folder):
-    for name, message in (("nowhere.yaml", "does not exist"), (".", "cannot be read: Is a directory")):
+    for name in ("mae_vitb.yaml", "wsp_vitb.yaml"):
+        (folder / "yamls" / name).parent.mkdir(exist_ok=True)
+        (folder / "yamls" / name).write_text(GOOD)
+    for name, message in (
+        ("nowhere.yaml", "does not exist"),
+        (".", "cannot be read: Is a directory"),
+        ("yamls/mae_vitb.yml", "does not exist; nearest is yamls/mae_vitb.yaml"),
+        ("yaml/wsp_vitb.yaml", "does not exist; nearest is yamls/wsp_vitb.yaml"),
+        (f"{folder}/yamls/mae_vitb", f"does not exist; nearest is {folder}/yamls/mae_vitb.yaml"),
+        ("other/folder/mae_vitb.yaml", "does not exist"),
+    ):
         with pytest.raises(ConfigError) as caught:
             load_run(name)
         assert [(one.path, one.message, one.where) for one in caught.value.problems] == [
@@ -261,12 +271,21 @@ def test_bases_that_go_round_in_a_circle(mistakes, write):
     ]
 
 
+def split(world_size: int, near: str, largest: int, per_node: str = "") -> str:
+    """What is said of a batch of 4096: near numbers, and all powers of two that do."""
+    powers = ", ".join(str(2**power) for power in range(13) if 2**power <= largest)
+    return (
+        f"4096 cannot be split over {world_size} GPUs; use {near}\n"
+        f"a global_train_batch_size of 4096 can be split over {powers} GPUs{per_node}"
+    )
+
+
 @pytest.mark.parametrize(
     ("world_size", "nodes", "expected"),
     [
-        (48, 6, ("global_train_batch_size", "4096 cannot be split over 48 GPUs; use 32 or 64", "run.yaml, line 5")),
-        (3, 1, ("global_train_batch_size", "4096 cannot be split over 3 GPUs; use 2 or 4", "run.yaml, line 5")),
-        (8192, 1, ("global_train_batch_size", "4096 cannot be split over 8192 GPUs; use 4096", "run.yaml, line 5")),
+        (48, 6, ("global_train_batch_size", split(48, "32 or 64", 2048, ", 8 per node"), "run.yaml, line 5")),
+        (3, 1, ("global_train_batch_size", split(3, "2 or 4", 4096), "run.yaml, line 5")),
+        (8192, 1, ("global_train_batch_size", split(8192, "4096", 4096), "run.yaml, line 5")),
         (1024, 128, None),
         (
             4096,
@@ -312,7 +331,8 @@ def test_everything_that_is_wrong_is_told_at_once_in_columns(write):
           model.mask_ration           unknown key; nearest is model.mask_ratio                        (yamls/my_run.yaml, line 3)
           callbacks.input_wait.every  expected a duration such as 1000ba or 1_000_000sp, got 'often'  (yamls/my_run.yaml, line 7)
           loggers.wandb.project       expected text, got 3                                            (yamls/my_run.yaml, line 8)
-          global_train_batch_size     4000 cannot be split over 64 GPUs; use 50 or 80                 (command line)""")  # noqa: E501
+          global_train_batch_size     4000 cannot be split over 64 GPUs; use 50 or 80                 (command line)
+                                      a global_train_batch_size of 4000 can be split over 1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 40, 50, 80, 100, 125, 160, 200, 250, 400, 500, 800, 1000, 2000, 4000 GPUs""")  # noqa: E501
     )
 
 

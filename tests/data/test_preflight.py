@@ -44,11 +44,22 @@ def test_good_data_is_reported(folder, tmp_path):
 
 
 def test_what_cannot_be_read_is_told_for_all_sources_at_once(folder, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
     data = {"streams": {"a": {"local": str(tmp_path / "a")}, "b": {"remote": str(tmp_path / "b")}}}
     assert check(tmp_path, data, eval={"local": str(tmp_path / "c")}) == [
         f"data.train.streams.a.local: {tmp_path}/a is not readable: it has no index.json; {MAKER}",
         f"data.train.streams.b.remote: {tmp_path}/b is not readable: it has no index.json; {MAKER}",
-        f"data.eval.local: {tmp_path}/c is not readable: it has no index.json; {MAKER}",
+        f"data.eval.local: {tmp_path}/c does not exist; {MAKER}",
+    ]
+
+
+def test_a_folder_that_does_not_exist_is_told_with_the_nearest(folder, tmp_path):
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    near = {"local": str(tmp_path / "picture" / "train")}, {"remote": str(tmp_path / "pictures" / "trian")}
+    assert check(tmp_path, near[0], eval=near[1]) == [
+        f"data.train.local: {tmp_path}/picture/train does not exist; nearest is {tmp_path}/pictures/train",
+        f"data.eval.remote: {tmp_path}/pictures/trian does not exist; nearest is {tmp_path}/pictures/train",
     ]
 
 

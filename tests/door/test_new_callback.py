@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from maws_composer.cli import main
+from maws_composer.config.plugins import load_with_ours
 from tests.processes import ROOT
 
 
 def test_the_callback_and_its_test_pass_as_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["new", "callback", "mean_loss", "--out", str(tmp_path / "mine")]) == 0
     files = [tmp_path / "mine" / name for name in ("mean_loss.py", "test_mean_loss.py")]
-    assert capsys.readouterr().out.split() == [str(file) for file in files]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", files[1]]
+    said = capsys.readouterr().out
+    assert said.splitlines()[:2] == [str(file) for file in files]
+    (tested,) = re.findall(r"python -m (pytest .*)", said)
+    command = [sys.executable, "-m", *tested.split(), "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
     command = [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", tmp_path / "mine"]
     assert subprocess.run(command).returncode == 0
+
+
+def test_it_says_what_a_run_needs_to_use_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["new", "callback", "mean_speed", "--out", str(tmp_path / "mine")]) == 0
+    said = capsys.readouterr().out
+    lines = yaml.safe_load("\n".join(re.findall(r"^    (code_paths: .*|callbacks: .*)$", said, re.MULTILINE)))
+    (command,) = re.findall(r"composer train.py CONFIG (.*)", said)
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({"base": str(ROOT / "yamls/mae_vitb.yaml"), "data": {"train": {"local": "x"}}, **lines})
+    )
+    by_file = load_with_ours(tmp_path / "run.yaml").run.callbacks["mean_speed"]
+    overrides = ["data.train.local=x", *shlex.split(command)]
+    assert by_file == load_with_ours(ROOT / "yamls/mae_vitb.yaml", overrides).run.callbacks["mean_speed"]
+    assert by_file == {"every": 10}
+    (asked,) = re.findall(r"`maws-composer (registry [^`]*)`", said)
+    assert main(asked.split()) == 0 and "how many steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

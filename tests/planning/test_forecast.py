@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from maws_composer.cli import main
+from maws_composer.cli import main, option_types
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
 from maws_composer.planning.dry_run import dry_run
 from maws_composer.planning.forecast import Cluster, forecast
+from maws_composer.planning.forecast_table import describe
 from maws_composer.planning.plan import memory_of, workload_of
 from tests.processes import ROOT
 from tests.text_towers import write_text_tower
@@ -64,16 +67,46 @@ def test_time_cost_and_reading_follow_from_flops() -> None:
 def test_several_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [str(ROOT / "yamls" / name) for name in ("mae_vitb.yaml", "wsp_vitb.yaml")]
     picture = tmp_path / "plan.svg"
-    given = ["data.train.remote=s3://b/x", "--gpus", "8", "--price", "2", "--mfu", "0.3", "--image-kb", "100"]
+    given = ["data.train.remote=s3://b/x", "--gpus", "8", "--price", "2 USD", "--mfu", "0.3", "--image-kb", "100"]
     code = main(["plan", *configs, *given, "--network", "800", "--plot", str(picture), "--dry-run"])
     table, *dry_runs = capsys.readouterr().out.split("\n\n")
     assert code == 0 and len(dry_runs) == 2
     rows = {line[:19].strip(): line[19:] for line in reversed(table.splitlines())}  # of wrapped cells the first line
     assert rows[""].split() == ["mae-vitb", "wsp-vitb"]
     hours = [float(cell.replace(",", "")) for cell in rows["time"].split() if cell.replace(",", "").isdigit()]
-    costs = [float(cell.replace(",", "")) for cell in rows["cost"].split()]
+    costs = [float(cost.replace(",", "")) for cost in rows["cost"].split()[::2]]
+    assert rows["cost"].split()[1::2] == ["USD", "USD"]
     assert costs == pytest.approx([2 * each for each in hours], abs=2)
     assert "<svg" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("price", "cost"),
+    [("2.5 USD", "2,500 USD"), ("€2.5", "2,500 €"), ("2.5", "2,500 (in the unit of --price)"), (None, "unknown")],
+)
+def test_a_cost_is_in_the_unit_of_the_price(price: str | None, cost: str) -> None:
+    given = option_types.price(price) if price else None
+    planned = forecast(recipe("mae_vitb"), Cluster(gpus=8, price=given))
+    share = 1000 / planned.gpu_hours  # of the run, so that it takes 1,000 GPU-hours
+    run = replace(planned.run, max_duration=f"{round(5e9 * share)}sp")
+    (told,) = (line for line in describe([replace(planned, run=run)]).splitlines() if line.startswith("cost"))
+    assert told.removeprefix("cost").strip().startswith(cost)
+
+
+@pytest.mark.parametrize("price", ["USD", "0", "-2", "2 USD 3", "nan"])
+def test_a_price_without_an_amount_is_refused(price: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="an amount above 0"):
+        option_types.price(price)
+
+
+def test_what_is_wrong_with_each_of_several_runs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [str(ROOT / "yamls" / name) for name in ("mae_vitb.yaml", "quickstart/mae.yaml", "mae_vitl.yaml")]
+    assert main(["plan", *configs, "--gpus", "2"]) == 2
+    told = capsys.readouterr()
+    assert not told.out
+    for config in (configs[0], configs[2]):
+        assert f"{config} has 1 problem:\n\n  data.train  needs remote, local or streams" in told.err
+    assert configs[1] not in told.err
 
 
 def test_keys_without_a_configuration_are_told(capsys: pytest.CaptureFixture[str]) -> None:
