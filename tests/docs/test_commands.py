@@ -29,6 +29,7 @@ from maws_composer.evaluation.settings import load_evaluation
 from maws_composer.resilience import notice
 from streaming_conversion import cli as conversion
 from tests.docs.reading import Command, commands, snippets
+from tests.docs.registered import only_for_now
 from tests.docs.world import BUCKET, CLASSES, make_world
 from tests.processes import ROOT, free_port
 from tests.s3_server import S3Server, rclone
@@ -155,10 +156,11 @@ def run_in_process(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @contextmanager
 def as_it_was() -> Iterator[None]:
-    """A command sets handlers and log levels, since the process is its own."""
+    """A command sets handlers and log levels, and loads plugins, since the process is its own."""
     handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("maws_composer").level
     try:
-        yield
+        with only_for_now():
+            yield
     finally:
         signal.signal(signal.SIGTERM, handler)
         logging.getLogger("maws_composer").setLevel(level)

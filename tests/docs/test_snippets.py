@@ -22,6 +22,7 @@ from maws_composer.evaluation.settings import load_evaluation
 from maws_composer.weights.sources import open_encoder
 from streaming_conversion.cli import main as convert
 from tests.docs.reading import LANGUAGES, PAGES, Snippet, snippets
+from tests.docs.registered import only_for_now
 from tests.processes import ROOT
 from tests.runs import Runs
 from tests.weights.saved import autoencoder, same_bytes, save_run
@@ -37,14 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file = folder / (snippet.title or f"{snippet.page}_{snippet.line}.py")
         file.parent.mkdir(exist_ok=True)
         file.write_text(snippet.text)
-    registry.load_plugins(our_code_paths())  # ours stay: nobody imports them twice
-    entries = {key: dict(value) for key, value in registry._entries.items()}
     before = Path.cwd()
     os.chdir(folder)
-    yield folder
+    with only_for_now():
+        yield folder
     os.chdir(before)
-    registry._entries.clear()
-    registry._entries.update(entries)
 
 
 def test_every_fence_is_one_of_a_language_that_is_checked() -> None:

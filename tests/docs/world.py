@@ -111,6 +111,8 @@ WORLDS: dict[str, dict[str, Make]] = {
     "getting-started": {BUCKET + "images": tagged, BUCKET + "held-out": tagged},
     "lit": {BUCKET + "captioned": captioned, BUCKET + "wsp-b": wsp_run, "data/pairs": captioned},
     "mae": {BUCKET + "images": tagged},
+    "looking": {"runs/mae": mae_run, "runs/scratch": wsp_run, "runs/mae-wsp": wsp_run, BUCKET + "mae-6.5b": mae_run,
+                BUCKET + "mae-wsp": wsp_run},
     "resume": {BUCKET + "images": tagged, BUCKET + "mae-b": mae_run, "data/quickstart/train": tagged,
                "data/quickstart/val": tagged},
     "weights": {**_RUNS, "mae_pretrain_vit_base.pth": released},
