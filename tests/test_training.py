@@ -150,7 +150,8 @@ def test_a_typo_is_told_once_and_whole_and_nothing_is_trained(runs: Runs) -> Non
     refused = runs("typo", "model.mask_ration=0.5", "loggers.wandbb={}", "data.train.local=/nowhere", processes=2)
     assert refused.code == 2
     message = refused.output[refused.output.index(str(runs.recipe)) :]
-    assert message.startswith(f"{runs.recipe} has 2 problems:")
+    assert message.startswith(f"{runs.recipe} has 3 problems:")
+    assert refused.output.count("data.train.local   /nowhere does not exist") == 1
     assert refused.output.count("model.mask_ration  unknown key; nearest is model.mask_ratio") == 1
     assert refused.output.count("unknown logger 'wandbb'; nearest is wandb") == 1
     assert not refused.folder.exists()

@@ -2,6 +2,7 @@
 
 Each page has a folder and a bucket of its own, and its commands follow one another as on the page. What trains or
 evaluates is slow, and gets a tiny model; where it is left out, the page's other commands find a run that looks trained.
+Slow is also what has been run like that before, on this page or another.
 What cannot be run here says why. Of all of them it is checked that files, options and keys exist.
 """
 
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,18 +46,19 @@ NOT_HERE = {
     "sky ": "needs a cloud",
     "python -m benchmarks.": "takes minutes, for figures",
 }
+_CONVERSION = ["--scratch", "scratch", "--processes", "1"]
 # how commands begin -> what is added for small data and one machine; the last of several options counts
 ADDED = {
-    "python -m streaming_conversion label pictures": ["--scratch", "scratch", "--wordnet", "wordnet"],
-    "python -m streaming_conversion label ~/pictures": ["--scratch", "scratch", "--wordnet", "wordnet"],
-    "python -m streaming_conversion ": ["--scratch", "scratch"],
+    "python -m streaming_conversion label pictures": [*_CONVERSION, "--wordnet", "wordnet"],
+    "python -m streaming_conversion label ~/pictures": [*_CONVERSION, "--wordnet", "wordnet"],
+    "python -m streaming_conversion ": _CONVERSION,
     "maws-composer embed": ["--scratch", "scratch", "--workers", "0"],
 }
 _SMALL = [
     "precision=fp32", "global_train_batch_size=8", "max_duration=16sp", "data.train.num_canonical_nodes=1",
     "data.train.shuffle_block_size=64", "save_interval=1ba", "save_keep_every=null", "eval_interval=1ba",
     "speed.workers=0", "speed.scratch_folder=scratch", "model.size=vit_micro", "model.image_size=24",
-    "data.train.max_left_out_share=0.5",
+    "data.train.max_left_out_share=0.5", "speed.compile=false",
 ]  # fmt: skip
 SMALL_TRAINING = {
     "mae": [*_SMALL, "model.decoder={width: 32, depth: 1, heads: 2}"],
@@ -80,8 +83,21 @@ def why_not_here(command: Command) -> str | None:
 
 
 def parameters() -> list:
-    marks = {True: [pytest.mark.slow], False: []}
-    return [pytest.param(each, marks=marks[is_slow(each)], id=each.place) for each in commands()]
+    """Each command, and the mark slow for those that are, or that have been run like that before."""
+    found, kinds = [], set()
+    for command in commands():
+        slow = is_slow(command) or (kind_of(command) in kinds and not why_not_here(command))
+        found.append(pytest.param(command, marks=[pytest.mark.slow] if slow else [], id=command.place))
+        kinds.add(kind_of(command))
+    return found
+
+
+def kind_of(command: Command) -> tuple[str, ...]:
+    """Program and options, and what is chosen by name."""
+    words = shlex.split(command.text, comments=True)
+    choosing = ("-m", "streaming_conversion", "--to")
+    names = [word for option, word in pairwise(words) if option in choosing]
+    return (*words[:2], *names, *sorted(word for word in words if word.startswith("--")))
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +135,9 @@ def folder(
 
 def _trained_on(page: str, selected: list[pytest.Item]) -> set[str]:
     """Folders of runs that commands of the page train, if these are run."""
-    named = [item.callspec.params.get("command") for item in selected if hasattr(item, "callspec")]
-    mine = [each for each in named if isinstance(each, Command) and each.page == page and not why_not_here(each)]
+    this = test_a_command_works_as_it_is_written.__name__
+    run = [item.callspec.params["command"] for item in selected if getattr(item, "originalname", "") == this]
+    mine = [each for each in run if each.page == page and not why_not_here(each)]
     return {place for each in mine for place in re.findall(r"save_folder=(\S+)", each.text)}
 
 
@@ -156,7 +173,7 @@ def run_in_process(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @contextmanager
 def as_it_was() -> Iterator[None]:
-    """A command sets handlers and log levels, and loads plugins, since the process is its own."""
+    """A command sets handlers and log levels, and imports plugins, since the process is its own."""
     handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("maws_composer").level
     try:
         with only_for_now():

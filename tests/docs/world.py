@@ -18,10 +18,10 @@ from PIL import Image
 from streaming import MDSWriter
 
 from maws_composer import registry
+from streaming_conversion.cli import main as convert
 from tests.captioned import write_captioned
 from tests.data.shards import png
 from tests.evaluation.lit import write_lit
-from tests.labelled import long_tailed, write_labelled
 from tests.processes import ROOT
 from tests.streaming_conversion.test_labels import write_wordnet
 from tests.text_towers import write_text_tower
@@ -60,8 +60,10 @@ def tagged(folder: Path) -> None:
 
 
 def labelled(folder: Path) -> None:
-    """Shards with labels, in groups, and classes.json."""
-    write_labelled(folder, long_tailed(64, CLASSES), groups=2)
+    """Shards with labels, and classes.json."""
+    source = folder.with_name(f"{folder.name}-pictures")
+    pictures(source)
+    assert convert(["label", str(source), str(folder), "--canonical", "none", "--processes", "1"]) == 0
 
 
 def captioned(folder: Path) -> None:

@@ -168,7 +168,7 @@ def test_unknown_metadata_keys_are_named(images: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["folder", "absent", "mds"], "absent is not a folder\n"),
+        (["folder", "absent", "mds"], "absent does not exist\n"),
         (["folder", "empty", "mds"], "empty holds no images (.avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, "
          ".tiff, .webp)\n"),
         (["folder", "photos", "mds", "--metadata", "absent.jsonl"], "absent.jsonl cannot be read: No such file or "
