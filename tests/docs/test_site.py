@@ -12,12 +12,24 @@ from pathlib import Path
 import pytest
 
 from maws_composer import registry
-from maws_composer.config.plugins import load_with_ours
+from maws_composer.config.plugins import load_with_ours, our_code_paths
 from maws_composer.config.problems import ConfigError
 from tests.processes import ROOT
 
 
-def test_the_reference_names_every_key_of_a_run_and_of_an_evaluation() -> None:
+@pytest.fixture
+def ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plugins of other tests in this process."""
+    registry.load_plugins(our_code_paths())
+    ours = tuple(str(ROOT / folder) for folder in ("maws_composer", "callbacks", "streaming_conversion"))
+    entries = {
+        key: {origin: entry for origin, entry in places.items() if origin.startswith(ours)}
+        for key, places in registry._entries.items()
+    }
+    monkeypatch.setattr(registry, "_entries", {key: places for key, places in entries.items() if places})
+
+
+def test_the_reference_names_every_key_of_a_run_and_of_an_evaluation(ours_alone: None) -> None:
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     pytest.importorskip("docstring_parser", reason="the extra docs is not installed")
     text = hooks().reference()
