@@ -86,7 +86,7 @@ def test_gaining_processes_does_not_change_the_curve(whole: Finished, runs: Runs
 @pytest.mark.slow
 def test_replicas_of_shards_on_four_processes_give_the_same_curve(whole: Finished, runs: Runs) -> None:
     four = runs("four", "speed.sharding.shard=2", "speed.workers=1", processes=4, timeout=500)
-    assert "4 GPUs = 2 replicas x 2 shards" in four.output
+    assert "4 processes = 2 replicas x 2 shards" in four.output
     same_curve(four, whole)
 
 
