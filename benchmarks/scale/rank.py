@@ -12,11 +12,12 @@ import sys  # noqa: E402
 
 
 def main() -> None:
-    """Print seconds and peak memory after each stage, one line at the end; then wait to be ended."""
+    """Print, once the first batch is there, what each stage took, and peaks of memory; then wait to be ended."""
     plan = json.loads(sys.argv[1])
-    stages = {"began": BEGAN}
+    stages = {"began": (BEGAN, 0.0)}
     # What a training process has imported by then.
     import composer.utils.dist
+    import psutil
     import torch.distributed as dist
     from composer import Trainer
 
@@ -24,7 +25,7 @@ def main() -> None:
     from maws_composer.data.preflight import check_data
 
     assert Trainer
-    stages["imports"] = time.time()
+    stages["imports"] = _now()
     peak_of_imports = _peak()
     # The node's processes only: there are no others. The world's size is what the environment says.
     port, local, ranks = plan["port"], int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -35,19 +36,25 @@ def main() -> None:
         check = check_data(run, plan["nodes"] * ranks, plan["nodes"])
         assert not check.problems, check.problems
     dist.barrier()
-    stages["preflight"] = time.time()
+    stages["preflight"] = _now()
     loader = build_train_loader(run).dataloader
-    stages["loader"] = time.time()
+    stages["loader"] = _now()
     if plan["start"]:
         state = {**loader.state_dict(), "epoch": 0, "sample_in_epoch": plan["start"]}
         loader.load_state_dict(state)
     batch = next(iter(loader))
-    stages["first batch"] = time.time()
-    positions = batch["position"].tolist()
-    told = {"stages": stages, "peak": _peak(), "imports": peak_of_imports, "positions": positions}
+    clock, cpu = _now()
+    of_workers = (sum(worker.cpu_times()[:2]) for worker in psutil.Process().children())
+    stages["first batch"] = (clock, cpu + max(of_workers))
+    told = {"stages": stages, "peak": _peak(), "imports": peak_of_imports, "positions": batch["position"].tolist()}
     print(json.dumps({**told, "epoch_size": loader.dataset.order.size}), flush=True)
     sys.stdin.read()
     os._exit(0)
+
+
+def _now() -> tuple[float, float]:
+    """Seconds on the clock, and of CPU that this process used."""
+    return time.time(), time.process_time()
 
 
 def _run(plan: dict):  # type: ignore[no-untyped-def]

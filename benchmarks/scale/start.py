@@ -11,7 +11,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -32,32 +32,37 @@ class World:
         return self.nodes * self.ranks
 
 
+class Took(NamedTuple):
+    """Seconds from the start of a process to the end of a stage."""
+
+    clock: float
+    cpu: float
+
+
 @dataclass(frozen=True)
 class Start:
-    """What a start cost: seconds on the clock by stage, seconds of CPU of the whole node, bytes.
+    """What a start cost, in seconds and bytes.
 
     Attributes:
-        stages: of the slowest rank, from the start of its process.
-        cpu: of all processes.
+        stages: of the local leader, for which all others wait; of CPU, its own and that of its busiest loader worker.
+            That is what the clock would show on an idle machine, without downloads.
         rank, imports: most resident memory of a rank's process, and what of it was there after the imports.
-        node, ranks, workers: most of all processes together, pages that are shared counted once; and of that moment the
-            part of the ranks and of the loader workers.
+        node: most of all processes together, pages that are shared counted once.
+        worker: what a loader worker, on average, has for itself at that moment.
         positions: in the epoch, of the ranks' first batches.
         epoch_size: samples of an epoch.
     """
 
-    stages: dict[str, float]
-    cpu: float
+    stages: dict[str, Took]
     rank: int
     imports: int
     node: int
-    ranks: int
-    workers: int
+    worker: int
     positions: list[int]
     epoch_size: int
 
 
-def measure(world: World, remote: str, start: int = 0, cache_limit: str | None = None) -> Start:
+def measure(world: World, remote: str, start: int = 0, cache: str | None = None) -> Start:
     """Start all processes of one node, from position `start` of the epoch on, and end them after their first batch."""
     with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,7 +70,7 @@ def measure(world: World, remote: str, start: int = 0, cache_limit: str | None =
         free.close()
         plan = {
             "remote": remote, "scratch": scratch, "port": port, "nodes": world.nodes, "workers": world.workers,
-            "batch": BATCH, "start": start, "cache_limit": cache_limit,
+            "batch": BATCH, "start": start, "cache_limit": cache,
         }  # fmt: skip
         processes = [_start(plan, world, rank) for rank in range(world.ranks)]
         watch = _Watch(processes)
@@ -75,19 +80,13 @@ def measure(world: World, remote: str, start: int = 0, cache_limit: str | None =
             watch.stop()
             for process in processes:
                 process.communicate()
-    stages = {
-        name: max(rank["stages"][name] - rank["stages"]["began"] for rank in told)
-        for name in told[0]["stages"]
-        if name != "began"
-    }
+    began, leader = told[0]["stages"].pop("began")[0], told[0]["stages"]
     return Start(
-        stages=stages,
-        cpu=watch.cpu,
+        stages={name: Took(clock - began, cpu) for name, (clock, cpu) in leader.items()},
         rank=max(rank["peak"] for rank in told),
         imports=max(rank["imports"] for rank in told),
-        node=watch.most[0] + watch.most[1],
-        ranks=watch.most[0],
-        workers=watch.most[1],
+        node=watch.node,
+        worker=watch.worker,
         positions=[position for rank in told for position in rank["positions"]],
         epoch_size=told[0]["epoch_size"],
     )
@@ -126,8 +125,7 @@ class _Watch:
 
     def __init__(self, processes: list[subprocess.Popen[str]]) -> None:
         self._ranks = [psutil.Process(process.pid) for process in processes]
-        self.most = (0, 0)
-        self.cpu = 0.0
+        self.node = self.worker = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -138,18 +136,14 @@ class _Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(0.5)
-            ranks, workers = 0, 0
-            cpu = 0.0
-            for rank in self._ranks:
-                try:
-                    children = rank.children(recursive=True)
-                    ranks += rank.memory_full_info().pss
-                    workers += sum(child.memory_full_info().pss for child in children)
-                    cpu += sum(sum(process.cpu_times()[:2]) for process in (rank, *children))
-                except psutil.NoSuchProcess:
-                    continue
-            self.cpu = max(self.cpu, cpu)
-            self.most = max(self.most, (ranks, workers), key=sum)
+        is_last = False
+        while not is_last:
+            is_last = self._over.wait(1)
+            try:
+                workers = [worker.memory_full_info() for rank in self._ranks for worker in rank.children()]
+                node = sum(memory.pss for memory in (*workers, *(rank.memory_full_info() for rank in self._ranks)))
+            except psutil.NoSuchProcess:
+                continue
+            if node > self.node:
+                self.node = node
+                self.worker = sum(memory.uss for memory in workers) // max(len(workers), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,20 +39,36 @@ class ColumnReader(MDSReader):
 
     def __init__(self, columns: Mapping[str, str], **shard: Any) -> None:
         super().__init__(**shard)
-        self._columns = {theirs: ours for ours, theirs in columns.items()}
+        ours = {theirs: ours for ours, theirs in columns.items()}
+        self._file = os.path.join(self.dirname, self.raw_data.basename)
+        self._layout = [
+            (ours.get(name), encoding, size)
+            for name, encoding, size in zip(self.column_names, self.column_encodings, self.column_sizes, strict=True)
+        ]
+        self._of_any_size = sum(not size for size in self.column_sizes)
+
+    def get_sample_data(self, idx: int) -> bytes:
+        """As MDSReader's, in half of the time: two reads of what is wanted, and no file object."""
+        file = os.open(self._file, os.O_RDONLY)
+        try:
+            begin, end = np.frombuffer(os.pread(file, 8, 4 * (1 + idx)), np.uint32).tolist()
+            data = os.pread(file, end - begin, begin)
+        finally:
+            os.close(file)
+        if not data:
+            raise IndexError(f"it has no sample {idx}")
+        return data
 
     def decode_sample(self, data: bytes) -> dict[str, Any]:
-        variable = [i for i, size in enumerate(self.column_sizes) if not size]
-        sizes: list[int] = list(self.column_sizes)
-        for i, size in zip(variable, np.frombuffer(data, np.uint32, len(variable)), strict=True):
-            sizes[i] = int(size)
+        sizes = iter(np.frombuffer(data, np.uint32, self._of_any_size).tolist())
         sample: dict[str, Any] = {}
-        begin = 4 * len(variable)
-        for name, encoding, size in zip(self.column_names, self.column_encodings, sizes, strict=True):
-            if ours := self._columns.get(name):
-                value = data[begin : begin + size]
+        begin = 4 * self._of_any_size
+        for ours, encoding, size in self._layout:
+            end = begin + (size or next(sizes))
+            if ours:
+                value = data[begin:end]
                 sample[ours] = value if ours in (IMAGE, CAPTION) else mds_decode(encoding, value)
-            begin += size
+            begin = end
         return sample
 
 
