@@ -5,9 +5,9 @@
 
 Method: shards of 10,000 samples in a bucket on loopback, which makes every shard up from the same bytes. One node of a
 world of 64 or 256 nodes is started as a run starts it, each rank a fresh process, joined to its node's only: imports,
-the data's preflight (in the local leader), the loader with its workers, the first batch. "CPU" is the local leader's and
-its busiest worker's: what the clock would show on an idle machine, without downloads. A node's memory counts shared
-pages once (PSS), looked at once a second. A world's GPUs are `--ranks` per node.
+the data's preflight (in the local leader), the loader with its workers, the first batch. "CPU" is that of the local
+leader and of its busiest worker: what the clock would show on an idle machine, without downloads. A node's memory
+counts shared pages once (PSS), looked at once a second. A world's GPUs are `--ranks` per node.
 
 Plain streaming's memory and time by sample are measured at 10 million samples, and multiplied.
 """
@@ -76,7 +76,7 @@ def _report(name: str, start: Start) -> None:
     stages = ", ".join(f"{stage} {took.clock:.0f} ({took.cpu:.0f})" for stage, took in start.stages.items())
     print(
         f"{name}\n    seconds (CPU) to the end of: {stages}\n    rank {start.rank / 1e9:.2f} GB at most, of which "
-        f"imports {start.imports / 1e9:.2f}; node {start.node / 1e9:.2f} GB, each worker's own {start.worker / 1e9:.3f}",
+        f"imports {start.imports / 1e9:.2f}; node {start.node / 1e9:.2f} GB, each worker {start.worker / 1e9:.3f} of it",
         flush=True,
     )
 

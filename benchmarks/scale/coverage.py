@@ -1,4 +1,4 @@
-"""Whether each sample comes exactly once in a pass, also where the number of GPUs changes in its middle: by counting."""
+"""Whether each sample comes exactly once in a pass, also where the number of GPUs changes in its middle, counted."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class DataStream(Stream):
         raise AssertionError
 
     def fetch_index(self) -> None:
-        """Read the index, in the local leader, and save it for all processes; download it before, and what belongs to it.
+        """In the local leader: read the index, downloaded with what belongs to it, and save it for all processes.
 
         Raises:
             ConfigError: it cannot be had (OutageError, if it may be soon) or is damaged; or the cache was filled from
