@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.constant import EPOCH_DATA
 from streaming.base.dataset import _Iterator, _ShardState
-from streaming.base.shared import SharedMemory, _get_path
+from streaming.base.shared import _get_path
 
 from maws_composer.config.problems import ConfigError
 from maws_composer.data.columns import ID, IMAGE, LABELS
 from maws_composer.data.decode import UndecodableImageError, decode
 from maws_composer.data.fingerprint import changes, fingerprint
 from maws_composer.data.guards import (
-    BisectingIndex,
     DataStream,
     ShardError,
     ShardStates,
@@ -32,9 +31,11 @@ from maws_composer.data.guards import (
     split_problem,
 )
 from maws_composer.data.index import Index
-from maws_composer.data.order import Ids, Order, Seat, TrainOrder
+from maws_composer.data.order import Order, Seat, TrainOrder
 from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
+from maws_composer.data.shard_readers import BisectingIndex, Readers
+from maws_composer.data.shared_plan import OwnSamples, share_plan
 from maws_composer.data.transforms import Transform
 from maws_composer.data.usable import Sample, UnusableSampleError, undecodable, usable
 from maws_composer.data.waiting import Patience
@@ -109,6 +110,8 @@ class SampleDataset(StreamingDataset):
                 predownload=8 * batch_size if predownload is None else predownload,
                 cache_limit=settings.cache_limit,
             )
+        self.shards = Readers(streams)
+        self.folder = folder
         self._require_cache(settings, canonical_nodes // world.num_nodes, max(workers, 1) * world.ranks_per_node)
         self.settings = settings
         self.patience = patience
@@ -139,8 +142,8 @@ class SampleDataset(StreamingDataset):
             raise self._failure or error from None
         if self._failure is not None:
             raise self._failure
-        if count != len(self._positions):
-            raise ShardError(f"the epoch ended after {count} of {len(self._positions)} samples of this worker")
+        if count != self._count:
+            raise ShardError(f"the epoch ended after {count} of {self._count} samples of this worker")
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Have a shard here. For one that is here already, without streaming's lock, which the whole node shares.
@@ -215,8 +218,8 @@ class SampleDataset(StreamingDataset):
             it.on_exit()
             raise
 
-    def _get_work(self, epoch: int, sample_in_epoch: int) -> Ids:
-        """This worker's samples; as a side effect, their positions. Each node's leader plans for its node."""
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> Sequence[int]:
+        """This worker's samples. Each node's leader plans for its node, from where the epoch begins or goes on."""
         if not hasattr(self._shared_barrier, "lock"):
             self._shared_barrier.lock = FileLock(self._shared_barrier.filelock_path)
         world = self._parallel_worker_world
@@ -225,31 +228,24 @@ class SampleDataset(StreamingDataset):
             world.worker_of_rank, world.workers_per_rank, self.batch_size,
         )  # fmt: skip
         size = self.order.node_samples(sample_in_epoch, world.num_nodes)
-        rows = seat.rows(size)
+        self._seat, self._start, self._count = seat, sample_in_epoch, seat.count(size)
         self._epoch = epoch if isinstance(self.order, TrainOrder) else 0
-        self._positions = self.order.positions(rows, sample_in_epoch, world.node, world.num_nodes)
-        self._valid = self.order.valid(self._positions)
         if not size:  # resumed at the end of an epoch
-            return rows
-        plan = self._shared_plan(size, epoch, sample_in_epoch)
-        ids: Ids = np.ndarray(size, np.int64, plan.buf)[rows]
-        self._shared_barrier(self._unique_worker_world.workers_per_node)
-        plan.cleanup()
-        return ids
-
-    def _shared_plan(self, size: int, epoch: int, start: int) -> SharedMemory:
-        world, name = self._unique_worker_world, _get_path(self._shm_prefix_int, EPOCH_DATA)
-        if world.is_local_leader:
-            memory = SharedMemory(name, True, size * 8, auto_cleanup=False)
-            plan: Ids = np.ndarray(size, np.int64, memory.buf)
-            self.order.fill_node_plan(plan, epoch, start, world.node, world.num_nodes)
-        self._shared_barrier(world.workers_per_node)
-        if not world.is_local_leader:
-            memory = SharedMemory(name, False, size * 8, auto_cleanup=False)
-        return memory
+            return ()
+        if hasattr(self, "_iterator"):
+            self._iterator.sample_ids = ()  # of the epoch before: not two plans at one time
+        plan = share_plan(
+            self.folder / _get_path(self._shm_prefix_int, EPOCH_DATA),
+            size,
+            lambda plan: self.order.fill_node_plan(plan, epoch, sample_in_epoch, world.node, world.num_nodes),
+            self._unique_worker_world.is_local_leader,
+            lambda: self._shared_barrier(self._unique_worker_world.workers_per_node),
+        )
+        return OwnSamples(plan, seat)
 
     def _sample(self, index: int, raw: Sample) -> Sample:
-        position = int(self._positions[index])
+        world = self._parallel_worker_world
+        position = self.order.positions(self._seat.row(index), self._start, world.node, world.num_nodes)
         sample_id = int(self._iterator.sample_ids[index])
         sample, replaced_by = self._usable(sample_id, raw, position)
         if LABELS in sample:
@@ -260,7 +256,7 @@ class SampleDataset(StreamingDataset):
             "position": position,
             "epoch": self._epoch,
             "replaced": replaced_by is not None,
-            "valid": bool(self._valid[index]),
+            "valid": bool(self.order.valid(position)),
         }
 
     def _labels(self, sample: Sample, sample_id: int) -> NDArray[np.int64]:
@@ -337,7 +333,7 @@ def _claim(folder: Path, streams: Sequence[DataStream]) -> None:
     for stream in streams:
         if stream.source.is_cached:
             claim(Path(stream.local), f"{stream.source.key}.local")
-            stream.fetch_index()
+        stream.fetch_index()
 
 
 def class_indices(value: Any, num_classes: int | None) -> NDArray[np.int64]:

@@ -55,8 +55,7 @@ def width_problems(sources: Sequence[Shards], data: Source, width: int) -> list[
     problems = []
     for source in sources:
         index = read_index(source, data.download_timeout)
-        layouts = [dict(zip(shard["column_names"], shard["column_encodings"], strict=True)) for shard in index.shards]
-        encodings = {layout[column] for layout in layouts}
+        encodings = {dict(layout)[column] for layout in index.layouts}
         shapes = {encoding.split(":")[2] for encoding in encodings if encoding.count(":") == 2}
         if wrong := sorted(shapes - {str(width)}):
             message = f"{source.address} has embeddings {' and '.join(wrong)} wide, model.size has a width of {width}"

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-import bisect
+import filecmp
 import logging
 import os
 import random
@@ -25,19 +25,18 @@ import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 from streaming import Stream
-from streaming.base.constant import TICK
 from streaming.base.format import FileInfo
-from streaming.base.format.mds.encodings import mds_decode
 from streaming.base.format.mds.reader import MDSReader
 from streaming.base.hashing import get_hash
 from streaming.base.shared import SharedArray
-from streaming.base.util import bytes_to_int, wait_for_file_to_exist
+from streaming.base.util import bytes_to_int
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE
+from maws_composer.data.columns import DATASET_FILE
 from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
 from maws_composer.data.settings import Source
+from maws_composer.data.shard_readers import ColumnReader, ShardSize
 from maws_composer.data.sources import Shards
 from maws_composer.outages import OutageError, refused
 
@@ -88,56 +87,21 @@ class ShardStates:
         return self._states.numpy()
 
 
-class BisectingIndex:
-    """Sample id -> (shard, index in it) in memory of the number of shards; streaming's takes 8 bytes per sample."""
-
-    def __init__(self, shard_sizes: NDArray[np.int64]) -> None:
-        self._ends = np.cumsum(shard_sizes).tolist()
-
-    def __getitem__(self, sample: int) -> tuple[int, int]:
-        if not 0 <= sample < self._ends[-1]:
-            raise IndexError(f"there is no sample {sample}")
-        shard = bisect.bisect_right(self._ends, sample)
-        return shard, int(sample) - (self._ends[shard - 1] if shard else 0)
-
-
-class ColumnReader(MDSReader):
-    """Reads the wanted columns of a shard, under our names; image and caption as their bytes, which may be broken."""
-
-    def __init__(self, columns: Mapping[str, str], **shard: Any) -> None:
-        super().__init__(**shard)
-        self._columns = {theirs: ours for ours, theirs in columns.items()}
-
-    def decode_sample(self, data: bytes) -> dict[str, Any]:
-        variable = [i for i, size in enumerate(self.column_sizes) if not size]
-        sizes: list[int] = list(self.column_sizes)
-        for i, size in zip(variable, np.frombuffer(data, np.uint32, len(variable)), strict=True):
-            sizes[i] = int(size)
-        sample: dict[str, Any] = {}
-        begin = 4 * len(variable)
-        for name, encoding, size in zip(self.column_names, self.column_encodings, sizes, strict=True):
-            if ours := self._columns.get(name):
-                value = data[begin : begin + size]
-                sample[ours] = value if ours in (IMAGE, CAPTION) else mds_decode(encoding, value)
-            begin += size
-        return sample
-
-
 class DataStream(Stream):
     """One set of shards: its index checked, its downloads retried aloud, its shards checked before they count.
 
     Args:
         source: where the shards are.
-        cache: folder that they are copied to, if they are.
+        folder: of the dataset on this node; shards are copied to a part of it, if they are, their index always.
         columns: our name -> name in the shards.
         settings: of downloading and checking.
         with_groups: read the groups of shards too.
     """
 
     def __init__(
-        self, source: Shards, cache: Path, columns: Mapping[str, str], settings: Source, with_groups: bool = False
+        self, source: Shards, folder: Path, columns: Mapping[str, str], settings: Source, with_groups: bool = False
     ) -> None:
-        local = (source.local or str(cache)) if source.is_cached else source.local
+        local = (source.local or str(folder / "cache" / source.name)) if source.is_cached else source.local
         super().__init__(
             remote=source.remote,
             local=local,
@@ -149,25 +113,33 @@ class DataStream(Stream):
         self.source = source
         self.columns = columns
         self.with_groups = with_groups
+        self.index_folder = folder / "index" / source.name
         self.index: Index
         self.stop: threading.Event | None = None
 
-    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[MDSReader]:
-        """Readers of all shards.
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[ShardSize]:
+        """Sizes of all shards, in the place of their readers, from the index that the local leader has saved.
 
         Raises:
-            ConfigError: the index, a column or a hash is not as it must be; on every rank alike.
+            ConfigError: the groups, a column or a hash is not as it must be; on every rank alike.
         """
-        path = Path(self.local, INDEX)
-        if not world.is_local_leader:
-            wait_for_file_to_exist(str(path), TICK, self.download_timeout, f"{path} was not there in time: ")
-        self.index = parse_index(path.read_bytes(), self.source)
+        self.index = Index.load(self.index_folder, self.source)
         if self.with_groups:
             self.index = with_groups(self.index, Path(self.local, DATASET_FILE).read_bytes())
         problems = column_problems(self.index, self.columns) + hash_problems(self.index, self.validate_hash)
         if problems:
             raise ConfigError(problems)
-        return [self.reader(shard) for shard in self.index.shards]
+        shards = self.index.shards
+        return [ShardSize(*size) for size in zip(shards.samples.tolist(), shards.bytes.tolist(), strict=True)]
+
+    def set_up_local(self, shards: Sequence[ShardSize], cache_usage_per_shard: NDArray[np.int64]) -> None:
+        """As streaming's, of the shards that have files here."""
+        top = os.path.join(self.local, "")
+        listing = {os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names}
+        names = {os.fsencode(path.removeprefix(top)) for path in listing}
+        for number in self.index.shards.with_files(names):
+            reader = self.reader(self.index.shards[number])
+            cache_usage_per_shard[number] = reader.set_up_local(listing, self.safe_keep_zip)
 
     def prepare_shard(self, shard: MDSReader) -> int:
         """Have the shard in the cache, whole and checked; returns by how many bytes the cache grew."""
@@ -187,16 +159,20 @@ class DataStream(Stream):
         raise AssertionError
 
     def fetch_index(self) -> None:
-        """Download the index, and before it what belongs to it, in the local leader, before `get_shards`.
+        """In the local leader: read the index, downloaded with what belongs to it, and save it for all processes.
 
         Raises:
-            ConfigError: it cannot be had (OutageError, if it may be soon); or the cache was filled from another one, so
-            that its shards are not these.
+            ConfigError: it cannot be had (OutageError, if it may be soon) or is damaged; or the cache was filled from
+            another one, so that its shards are not these.
         """
-        if not self.source.is_cached:
-            return
-        path = Path(self.local, INDEX)
-        new = path.with_name(INDEX + ".new")
+        path = self._download_index() if self.source.is_cached else Path(self.local, INDEX)
+        index = parse_index(path.read_bytes(), self.source)
+        if self.source.is_cached:
+            self._keep_index(path)
+        index.save(self.index_folder)
+
+    def _download_index(self) -> Path:
+        new = Path(self.local, INDEX + ".new")
         new.unlink(missing_ok=True)
         try:
             if self.with_groups:
@@ -207,8 +183,11 @@ class DataStream(Stream):
             raise refused(error, Problem(self.source.where, str(error))) from error
         finally:
             self._downloader.clean_up()  # else all workers, forked from here, would talk over its one open connection
-        parse_index(new.read_bytes(), self.source)
-        if path.exists() and path.read_bytes() != new.read_bytes():
+        return new
+
+    def _keep_index(self, new: Path) -> None:
+        path = new.with_name(INDEX)
+        if path.exists() and not filecmp.cmp(path, new, shallow=False):
             message = f"{self.source.address} has changed since {path.parent} was filled from it; delete that folder"
             raise ConfigError([Problem(f"{self.source.key}.local", message)])
         new.rename(path)

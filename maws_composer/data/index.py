@@ -10,30 +10,30 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from streaming.base.compression import is_compression
-from streaming.base.format.mds.encodings import get_mds_encodings
 from streaming.base.storage import CloudDownloader
 
 from maws_composer.config.problems import ConfigError, Problem, not_there
 from maws_composer.data import columns
+from maws_composer.data.index_entries import INDEX, VERSION, entry_problems
+from maws_composer.data.shard_table import ShardTable, ShardTableBuilder, read_entries
 from maws_composer.data.sources import Shards
 from maws_composer.outages import refused
 
-INDEX = "index.json"
 NO_FILE = "there is no such file"
-_VERSION = 2
-_UNSAFE_ENCODINGS = {"pkl"}
 _READABLE = {columns.IMAGE: ("bytes", "jpeg", "png"), columns.ID: ("str", "int", "uint64", "int64", "uint32", "int32")}
 _NUMBERS = {columns.LABELS: re.compile(r"u?int\d+\b"), columns.IMAGE_EMBEDDING: re.compile(r"float\d+\b")}
 _TOLD = 5
 _MAKER = "python -m streaming_conversion makes shards of images"
+_ABOUT = "about.json"
+
+Layout = tuple[tuple[str, str], ...]  # name and encoding of each column
 
 
 @dataclass(frozen=True)
@@ -44,38 +44,61 @@ class Index:
         source: where they are.
         shards: their entries in `index.json`.
         digest: changes whenever a shard does, if they are hashed.
+        is_hashed: whether `digest` changes with every byte of the shards, and not just with their sizes.
+        layouts: names and encodings of columns that shards have.
+        hashes: kinds of hashes that files which are downloaded have.
         groups: of shards, for resampling; () if that is not wanted.
     """
 
     source: Shards
-    shards: list[dict[str, Any]]
+    shards: ShardTable
     digest: str
+    is_hashed: bool
+    layouts: frozenset[Layout]
+    hashes: frozenset[tuple[str, ...]]
     groups: tuple[columns.Group, ...] = ()
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Samples of each shard."""
-        return np.array([shard["samples"] for shard in self.shards], np.int64)
-
-    @property
-    def is_hashed(self) -> bool:
-        """Whether `digest` changes with every byte of the shards, and not just with their sizes."""
-        return all(shard["raw_data"]["hashes"] for shard in self.shards)
+        return self.shards.samples
 
     @property
     def bytes(self) -> int:
         """What all shards take in a cache."""
-        return sum(map(shard_bytes, self.shards))
+        return int(self.shards.bytes.sum())
 
     @property
     def largest_shard(self) -> int:
         """What the largest shard takes in a cache, in bytes."""
-        return max(map(shard_bytes, self.shards))
+        return int(self.shards.bytes.max())
 
+    @property
+    def smallest(self) -> int:
+        """Number of the smallest shard."""
+        return int(self.shards.bytes.argmin())
 
-def shard_bytes(shard: Mapping[str, Any]) -> int:
-    """What one shard takes in a cache while it is unpacked."""
-    return sum(shard[part]["bytes"] for part in ("raw_data", "zip_data") if shard.get(part))
+    def save(self, folder: Path) -> None:
+        """Write it for the other processes of this node; groups are left out."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.shards.save(folder)
+        about = (self.digest, self.is_hashed, sorted(self.layouts), sorted(self.hashes))
+        new = folder / f"{_ABOUT}.new"
+        new.write_text(json.dumps(about))
+        new.rename(folder / _ABOUT)
+
+    @classmethod
+    def load(cls, folder: Path, source: Shards) -> Index:
+        """What `save` wrote, in memory that all processes of the node share."""
+        digest, is_hashed, layouts, hashes = json.loads((folder / _ABOUT).read_text())
+        return cls(
+            source,
+            ShardTable.load(folder),
+            digest,
+            is_hashed,
+            frozenset(tuple((name, encoding) for name, encoding in layout) for layout in layouts),
+            frozenset(map(tuple, hashes)),
+        )
 
 
 def parse_index(text: bytes, source: Shards) -> Index:
@@ -84,14 +107,52 @@ def parse_index(text: bytes, source: Shards) -> Index:
     Raises:
         ConfigError: it is damaged, of another format, or names files outside of its folder.
     """
+    entries = _Entries()
     try:
-        content = json.loads(text)
+        if not text.isascii():
+            text = json.dumps(json.loads(text)).encode()
+        around = read_entries(text.decode("ascii"), entries.take)
     except ValueError as error:
         raise _refused(source, [f"is not JSON: {error}"]) from error
-    problems = [problem for problem, _ in zip(_index_problems(content), range(_TOLD), strict=False)]
+    problems = entries.problems
+    if not isinstance(around, dict) or around.get("version") != VERSION:
+        problems = [f"is not an index of version {VERSION}"]
+    elif not entries.count or around.get("shards") != []:
+        problems = ["names no shards"]
     if problems:
         raise _refused(source, problems)
-    return Index(source, content["shards"], _digest(content["shards"]))
+    return entries.index(text, source)
+
+
+class _Entries:
+    """Entries of `index.json` that are looked at one after the other: what is wrong with them, else their index."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.problems: list[str] = []
+        self._table = ShardTableBuilder()
+        self._digest = hashlib.blake2b(digest_size=8)  # of names, sizes and hashes, whatever else the index says
+        self._is_hashed = True
+        self._layouts: set[Layout] = set()
+        self._hashes: set[tuple[str, ...]] = set()
+
+    def take(self, begin: int, end: int, entry: Any) -> None:
+        problems = [f"shard {self.count} {problem}" for problem in entry_problems(entry)]
+        self.problems += problems[: _TOLD - len(self.problems)]
+        self.count += 1
+        if problems:
+            return
+        self._table.add(begin, end, entry)
+        raw, downloaded = entry["raw_data"], entry.get("zip_data") or entry["raw_data"]
+        told = (raw["basename"], raw["bytes"], entry["samples"], sorted(raw["hashes"].items()))
+        self._digest.update(repr(told).encode())
+        self._is_hashed &= bool(raw["hashes"])
+        self._layouts.add(tuple(zip(entry["column_names"], entry["column_encodings"], strict=True)))
+        self._hashes.add(tuple(sorted(downloaded["hashes"])))
+
+    def index(self, text: bytes, source: Shards) -> Index:
+        about = (self._digest.hexdigest(), self._is_hashed, frozenset(self._layouts), frozenset(self._hashes))
+        return Index(source, self._table.build(text), *about)
 
 
 def read_index(source: Shards, timeout: float) -> Index:
@@ -186,9 +247,8 @@ def column_problems(index: Index, wanted: Mapping[str, str]) -> list[Problem]:
         wanted: our name -> name in the shards.
     """
     problems = []
-    layouts = {tuple(zip(shard["column_names"], shard["column_encodings"], strict=True)) for shard in index.shards}
     for ours, theirs in wanted.items():
-        for layout in sorted(layouts):
+        for layout in sorted(index.layouts):
             found = dict(layout)
             key = f"{index.source.section}.columns.{ours}"
             if theirs not in found:
@@ -206,10 +266,9 @@ def hash_problems(index: Index, validate_hash: str | None) -> list[Problem]:
     """Whether the shards carry the hash that they shall be checked with."""
     if validate_hash is None or not index.source.is_cached:
         return []
-    for shard in index.shards:
-        file = shard.get("zip_data") or shard["raw_data"]
-        if validate_hash not in file["hashes"]:
-            known = ", ".join(sorted(file["hashes"])) or "no hashes"
+    for hashes in sorted(index.hashes):
+        if validate_hash not in hashes:
+            known = ", ".join(hashes) or "no hashes"
             message = f"{index.source.address} was written with {known}, not {validate_hash}; null reads it unchecked"
             return [Problem(f"{index.source.section}.validate_hash", message)]
     return []
@@ -233,74 +292,6 @@ def reason(error: BaseException) -> str:
 def _refused(source: Shards, problems: list[str]) -> ConfigError:
     path = source.path(INDEX)
     return ConfigError([Problem(source.where, f"{path}: {problem}") for problem in problems])
-
-
-def _digest(shards: list[dict[str, Any]]) -> str:
-    """Of names, sizes and hashes, whatever else the index says."""
-    seen = hashlib.blake2b(digest_size=8)
-    for shard in shards:
-        raw = shard["raw_data"]
-        seen.update(repr((raw["basename"], raw["bytes"], shard["samples"], sorted(raw["hashes"].items()))).encode())
-    return seen.hexdigest()
-
-
-def _index_problems(content: Any) -> Iterator[str]:
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
-        yield f"is not an index of version {_VERSION}"
-        return
-    shards = content.get("shards")
-    if not isinstance(shards, list) or not shards:
-        yield "names no shards"
-        return
-    for number, shard in enumerate(shards):
-        try:
-            yield from (f"shard {number} {problem}" for problem in _shard_problems(shard))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            yield f"shard {number} is described in an unknown way ({error!r})"
-
-
-def _shard_problems(shard: dict[str, Any]) -> Iterator[str]:
-    if shard["version"] != _VERSION or shard["format"] != "mds":
-        yield f"is {shard['format']!r} of version {shard['version']!r}; only MDS of version {_VERSION} is read"
-    if not _is_count(shard["samples"]) or shard["samples"] == 0:
-        yield f"says that it has {shard['samples']!r} samples"
-    if not len(shard["column_names"]) == len(shard["column_encodings"]) == len(shard["column_sizes"]):
-        yield "has columns without a name, encoding or size"
-    for name, encoding in zip(shard["column_names"], shard["column_encodings"], strict=False):
-        kind = encoding.split(":")[0]
-        if kind in _UNSAFE_ENCODINGS:
-            yield f"has a pickled column, {name}; reading it could run any code"
-        elif kind not in get_mds_encodings():
-            yield f"has a column, {name}, of unknown encoding {encoding}"
-    if not all(size is None or _is_count(size) for size in shard["column_sizes"]):
-        yield "has a column of impossible size"
-    yield from _file_problems(shard["raw_data"])
-    if shard.get("zip_data"):
-        yield from _file_problems(shard["zip_data"])
-        if not is_compression(shard["compression"]):
-            yield f"is compressed in an unknown way, {shard['compression']!r}"
-
-
-def _file_problems(file: dict[str, Any]) -> Iterator[str]:
-    name = file["basename"]
-    if not isinstance(name, str) or not _stays_inside(name):
-        yield f"names a file outside of the dataset, {name!r}"
-    if not _is_count(file["bytes"]):
-        yield f"says that {name} has {file['bytes']!r} bytes"
-    if not isinstance(file["hashes"], dict):
-        yield f"has no hashes for {name}"
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return (
-        bool(path.name) and path.name != INDEX and not path.is_absolute() and ".." not in path.parts
-        and "\\" not in name and "\0" not in name and "://" not in name
-    )  # fmt: skip
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_readable(ours: str, encoding: str) -> bool:

@@ -12,7 +12,7 @@ from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.columns import ID, LABELS
 from maws_composer.data.dataset import class_indices
 from maws_composer.data.guards import DataStream, ShardError
-from maws_composer.data.index import read_index, shard_bytes
+from maws_composer.data.index import read_index
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
 from maws_composer.outages import OutageError, is_mistake
@@ -31,8 +31,8 @@ def label_problems(sources: Sequence[Shards], data: Source, num_classes: int) ->
     problems: list[Problem] = []
     for source in sources:
         try:
-            shards = read_index(source, data.download_timeout).shards
-            chosen = {id(shard): shard for shard in (shards[0], shards[-1], min(shards, key=shard_bytes))}.values()
+            index = read_index(source, data.download_timeout)
+            chosen = [index.shards[number] for number in dict.fromkeys((0, len(index.shards) - 1, index.smallest))]
             found = next((wrong for shard in chosen for wrong in _wrong_labels(shard, source, data, num_classes)), None)
         except OutageError:
             raise

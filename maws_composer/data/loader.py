@@ -201,10 +201,7 @@ def _dataset(
     world = World.detect()
     folder = dataset_folder(run, name, shards, world.node)
     return SampleDataset(
-        [
-            DataStream(part, folder / "cache" / part.name, wanted_columns(data, columns), data, is_resampled(data))
-            for part in shards
-        ],
+        [DataStream(part, folder, wanted_columns(data, columns), data, is_resampled(data)) for part in shards],
         make_order,
         transform,
         batch_size=global_batch_size // world.num_ranks,
@@ -279,9 +276,12 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
 def _be_a_worker(worker: int) -> None:
     """Collect garbage, whatever the rank has switched off (callbacks.garbage_collection), and leave signals to it.
 
+    But not the rank's: to look at its objects would copy all pages that they lie in, for each worker.
+
     A scheduler may send its notice to every process; the rank, which then saves, still needs its workers. They end when
     the rank itself sends SIGTERM, as PyTorch and Python do at its exit.
     """
+    gc.freeze()
     gc.enable()
     for each in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(each, signal.SIG_IGN)

@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+Numbers = TypeVar("Numbers", int, Ids)  # of one row, or of several
 
 ALGORITHM = 1  # Raise it with every change of the order: an older run's checkpoint then refuses to resume.
 
@@ -45,12 +46,20 @@ class Seat:
     workers: int
     batch_size: int
 
+    def count(self, node_samples: int) -> int:
+        """How many of the node's samples are this worker's."""
+        steps = node_samples // (self.batch_size * self.ranks)
+        return len(range(self.worker, steps, self.workers)) * self.batch_size
+
+    def row(self, number: Numbers) -> Numbers:
+        """Which of the node's samples is this worker's `number`-th, in the order in which it yields them."""
+        own_step, in_batch = divmod(number, self.batch_size)
+        step = own_step * self.workers + self.worker
+        return (step * self.batch_size + in_batch) * self.ranks + self.rank
+
     def rows(self, node_samples: int) -> Ids:
         """Which of the node's samples are this worker's, in the order in which it yields them."""
-        steps = node_samples // (self.batch_size * self.ranks)
-        own_steps = np.arange(self.worker, steps, self.workers)
-        in_batch = np.arange(self.batch_size)
-        return ((own_steps[:, None] * self.batch_size + in_batch) * self.ranks + self.rank).ravel()
+        return self.row(np.arange(self.count(node_samples)))
 
 
 class Order(Protocol):
@@ -66,10 +75,10 @@ class Order(Protocol):
     def fill_node_plan(self, plan: Ids, epoch: int, start: int, node: int, nodes: int) -> None:
         """Write the sample ids of a node's rows, from position `start` on, into `plan`."""
 
-    def positions(self, rows: Ids, start: int, node: int, nodes: int) -> Ids:
+    def positions(self, rows: Numbers, start: int, node: int, nodes: int) -> Numbers:
         """Positions in the epoch of the node's rows."""
 
-    def valid(self, positions: Ids) -> NDArray[np.bool_]:
+    def valid(self, positions: Numbers) -> Any:
         """Whether the row at a position is a sample, rather than padding."""
 
 
@@ -95,10 +104,10 @@ class EvalOrder:
         ordinals = np.arange(len(plan)) + node * len(plan)
         plan[:] = np.minimum(ordinals, self.samples - 1)
 
-    def positions(self, rows: Ids, start: int, node: int, nodes: int) -> Ids:
+    def positions(self, rows: Numbers, start: int, node: int, nodes: int) -> Numbers:
         return rows + node * (self.size // nodes)
 
-    def valid(self, positions: Ids) -> NDArray[np.bool_]:
+    def valid(self, positions: Numbers) -> Any:
         return positions < self.samples
 
 
@@ -160,11 +169,11 @@ class TrainOrder:
     def node_samples(self, start: int, nodes: int) -> int:
         return (self.size - start) // nodes
 
-    def positions(self, rows: Ids, start: int, node: int, nodes: int) -> Ids:
+    def positions(self, rows: Numbers, start: int, node: int, nodes: int) -> Numbers:
         return rows * nodes + (start + node)
 
-    def valid(self, positions: Ids) -> NDArray[np.bool_]:
-        return np.ones(len(positions), bool)
+    def valid(self, positions: Numbers) -> Any:
+        return positions >= 0
 
     def fill_node_plan(self, plan: Ids, epoch: int, start: int, node: int, nodes: int) -> None:
         sequence, first_row, own = self._sequence(epoch), start // nodes, self.canonical_nodes // nodes

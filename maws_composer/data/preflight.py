@@ -25,7 +25,6 @@ from maws_composer.data.index import (
     hash_problems,
     read_file,
     read_index,
-    shard_bytes,
     with_groups,
 )
 from maws_composer.data.label_preflight import label_problems
@@ -247,7 +246,7 @@ def _sample_problems(
 ) -> list[Problem]:
     """Whether the first samples of the smallest shard can be used; one that can will do."""
     source = index.source
-    shard = min(index.shards, key=shard_bytes)
+    shard = index.shards[index.smallest]
     with tempfile.TemporaryDirectory() as folder:
         # Always in a cache of its own, which is empty again afterwards: two runs may check at one time.
         place = replace(source, local=None) if source.is_cached else source

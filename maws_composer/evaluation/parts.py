@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maws_composer.data.columns import ID, IMAGE
-from maws_composer.data.guards import ColumnReader, DataStream, ShardError
+from maws_composer.data.guards import DataStream, ShardError
 from maws_composer.data.index import Index
+from maws_composer.data.shard_readers import ColumnReader
 from maws_composer.data.transforms import Transform
 from maws_composer.data.usable import UnusableSampleError, usable
 
