@@ -45,6 +45,7 @@ _BASES = {  # what a class has to be derived from; by name, so that nothing is i
     "logger": "composer.loggers.logger_destination.LoggerDestination",
     "algorithm": "composer.core.algorithm.Algorithm",
     "optimizer": "torch.optim.optimizer.Optimizer",
+    "text_tower": "torch.nn.modules.module.Module",
 }
 
 
@@ -137,6 +138,12 @@ def register_evaluation(name: str) -> Callable[[Plugin], Plugin]:
 def register_size(name: str) -> Callable[[Plugin], Plugin]:
     """The shape of a model: `register_size("vit_b16")(ViTSize(...))`."""
     return register("size", name)
+
+
+def register_text_tower(name: str) -> Callable[[Plugin], Plugin]:
+    """A torch module from token ids and their mask to an embedding of each text, which also tokenizes, as
+    `data.own_text` says; `model.text.name` names it, and its arguments are `model.text.arguments`."""
+    return register("text_tower", name)
 
 
 def register_loss(name: str) -> Callable[[Plugin], Plugin]:

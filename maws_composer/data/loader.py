@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from maws_composer.config.build import build_named
-from maws_composer.data.captions import CaptionTokenizer
+from maws_composer.data.captions import Tokens
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
 from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
@@ -26,6 +26,7 @@ from maws_composer.data.index import Index
 from maws_composer.data.order import EvalOrder, Order, TrainOrder
 from maws_composer.data.own import open_together
 from maws_composer.data.own_samples import OwnSamples, own_train_order
+from maws_composer.data.own_text import tokenizer_of
 from maws_composer.data.resampling import mean_factor, threshold_of
 from maws_composer.data.scratch import run_folder
 from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from maws_composer.parallel.settings import ForwardSpeed
 
 Batch = dict[str, Any]
+Tokenize = Callable[[Sequence[str]], Tokens]
 
 NO_LABEL = -1
 
@@ -125,7 +127,7 @@ def build_loader_of_each_once(
     run: Reads,
     columns: Sequence[str] = (),
     num_classes: int | None = None,
-    tokenizer: CaptionTokenizer | None = None,
+    tokenizer: Tokenize | None = None,
 ) -> DataSpec:
     """Batches that hold every sample of `data` once, as `build_eval_loader` has them.
 
@@ -290,16 +292,11 @@ def _num_classes(run: Run, columns: Sequence[str]) -> int | None:
     return run.model["num_classes"] if LABELS in columns else None
 
 
-def _tokenizer(run: Run, columns: Sequence[str]) -> CaptionTokenizer | None:
-    if CAPTION not in columns:
-        return None
-    text = run.model["text"]
-    return CaptionTokenizer(text.name, text.context_length)
+def _tokenizer(run: Run, columns: Sequence[str]) -> Tokenize | None:
+    return tokenizer_of(run.model["text"]) if CAPTION in columns else None
 
 
-def _data_spec(
-    dataset: SampleDataset | OwnSamples, speed: ForwardSpeed, tokenizer: CaptionTokenizer | None
-) -> DataSpec:
+def _data_spec(dataset: SampleDataset | OwnSamples, speed: ForwardSpeed, tokenizer: Tokenize | None) -> DataSpec:
     options: dict[str, Any] = {
         "num_workers": speed.workers,
         "collate_fn": partial(collate, tokenizer=tokenizer),
@@ -325,7 +322,7 @@ def _data_spec(
     )
 
 
-def collate(samples: Sequence[Sample], tokenizer: CaptionTokenizer | None = None) -> Batch:
+def collate(samples: Sequence[Sample], tokenizer: Tokenize | None = None) -> Batch:
     """Samples to a batch: tensors and numbers to tensors, labels filled up with NO_LABEL; strings to a list.
 
     With a tokenizer, the tokens of the captions beside them.

@@ -15,7 +15,6 @@ from streaming.base.util import bytes_to_int
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.captions import tokenizer_problems
 from maws_composer.data.class_preflight import class_problems
 from maws_composer.data.columns import CAPTION, DATASET_FILE, LABELS
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
@@ -34,6 +33,7 @@ from maws_composer.data.order import TrainOrder
 from maws_composer.data.own import OwnDataset
 from maws_composer.data.own_preflight import look_at_own
 from maws_composer.data.own_samples import own_train_order
+from maws_composer.data.own_text import text_problems
 from maws_composer.data.resampling import describe
 from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
@@ -110,8 +110,7 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
         problems += class_problems(run.model["num_classes"], sources, train.download_timeout, by_frequency)
         problems = problems or _label_problems(train, evaluation, run.model["num_classes"])
     if CAPTION in columns:
-        text = run.model["text"]
-        problems += tokenizer_problems(text.name, text.context_length)
+        problems += text_problems(run.model["text"])
     return DataCheck(problems, epoch)
 
 

@@ -57,7 +57,9 @@ def settings(scenario: dict[str, Any]) -> Any:
         model={
             "image_size": SIZE,
             "num_classes": scenario.get("classes"),
-            "text": SimpleNamespace(name=scenario.get("tokenizer"), context_length=scenario.get("context_length", 8)),
+            "text": SimpleNamespace(
+                name=scenario.get("tokenizer"), context_length=scenario.get("context_length", 8), arguments={}
+            ),
         },
         seed=scenario.get("seed", 7),
         save_folder="runs/reader",
