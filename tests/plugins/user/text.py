@@ -28,9 +28,8 @@ class Bytes(nn.Module):
         return [*self.layers]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = (
-            self.embedding(input_ids) + torch.cos(torch.arange(input_ids.shape[1], device=input_ids.device))[:, None]
-        )
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = self.embedding(input_ids) + torch.cos(places)[:, None]
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=attention_mask == 0)
         return (hidden * attention_mask.unsqueeze(2)).sum(1) / attention_mask.sum(1, keepdim=True)
