@@ -19,7 +19,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -32,12 +31,13 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from maws_composer.config.problems import ConfigError, Problem, not_there
+from maws_composer.frames import traceback_of
 
 Plugin = TypeVar("Plugin")
 
 KINDS = (
-    "stage", "callback", "logger", "algorithm", "optimizer", "schedule", "transform", "evaluation", "size", "loss",
-    "reader", "importer", "exporter",
+    "stage", "callback", "logger", "algorithm", "optimizer", "schedule", "dataset", "transform", "evaluation", "size",
+    "text_tower", "loss", "reader", "importer", "exporter",
 )  # fmt: skip
 _BASES = {  # what a class has to be derived from; by name, so that nothing is imported
     "stage": "composer.models.base.ComposerModel",
@@ -45,6 +45,7 @@ _BASES = {  # what a class has to be derived from; by name, so that nothing is i
     "logger": "composer.loggers.logger_destination.LoggerDestination",
     "algorithm": "composer.core.algorithm.Algorithm",
     "optimizer": "torch.optim.optimizer.Optimizer",
+    "text_tower": "torch.nn.modules.module.Module",
 }
 
 
@@ -115,6 +116,13 @@ def register_schedule(name: str) -> Callable[[Plugin], Plugin]:
     return register("schedule", name)
 
 
+def register_dataset(name: str) -> Callable[[Plugin], Plugin]:
+    """A map-style dataset: `__len__`, and `__getitem__(number)` -> {column: value} as `data.own` says; its arguments
+    are `data.train.dataset` or `data.eval.dataset`. What it returns from a method `fingerprint() -> str`, if it has
+    one, must be the same when a run is resumed."""
+    return register("dataset", name)
+
+
 def register_transform(name: str) -> Callable[[Plugin], Plugin]:
     """A class whose objects are functions (image, generator) -> image: from a decoded PIL image to a square of the
     model's size, with a numpy generator that is the sample's own; its arguments are `data.train.transform`."""
@@ -130,6 +138,12 @@ def register_evaluation(name: str) -> Callable[[Plugin], Plugin]:
 def register_size(name: str) -> Callable[[Plugin], Plugin]:
     """The shape of a model: `register_size("vit_b16")(ViTSize(...))`."""
     return register("size", name)
+
+
+def register_text_tower(name: str) -> Callable[[Plugin], Plugin]:
+    """A torch module from token ids and their mask to an embedding of each text, which also tokenizes, as
+    `data.own_text` says; `model.text.name` names it, and its arguments are `model.text.arguments`."""
+    return register("text_tower", name)
 
 
 def register_loss(name: str) -> Callable[[Plugin], Plugin]:
@@ -243,7 +257,7 @@ def load_plugins(code_paths: Iterable[str | Path]) -> list[Problem]:
     they are found here, and imported when somebody asks for their name.
 
     Returns:
-        What could not be imported, with the traceback's last lines, and names that two plugins claim.
+        What could not be imported, with its traceback, and names that two plugins claim.
     """
     _find_installed()
     problems: list[Problem] = []
@@ -294,16 +308,7 @@ def _guarded(what: str, load: Callable[[], Any]) -> Iterator[Problem]:
     except ConfigError as error:
         yield from error.problems
     except (Exception, SystemExit) as error:
-        yield Problem("code_paths", f"{what} cannot be imported:\n{_last_lines(error)}")
-
-
-def _last_lines(error: BaseException) -> str:
-    """Where it happened and what, without the import machinery's own frames."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    own = [frame for frame in own if frame.filename != __file__]
-    place = [f'File "{frame.filename}", line {frame.lineno}: {frame.line}' for frame in own[-1:]]
-    said = traceback.format_exception_only(type(error), error)
-    return "\n".join([*place, *(line.rstrip() for line in "".join(said).splitlines())])
+        yield Problem("code_paths", f"{what} cannot be imported:\n{traceback_of(error)}")
 
 
 def _find_installed() -> None:
@@ -318,7 +323,7 @@ def _load_installed(kind: str, name: str) -> None:
     try:
         builder = entry_point.load()
     except (Exception, SystemExit) as error:
-        message = f"the package {_package(entry_point)} cannot be imported:\n{_last_lines(error)}"
+        message = f"the package {_package(entry_point)} cannot be imported:\n{traceback_of(error)}"
         raise ConfigError([Problem(f"{kind} {name}", message)]) from error
     if (kind, name) not in _entries:
         _add(Entry(kind, name, builder, _origin_of(builder) or entry_point.value))

@@ -24,7 +24,7 @@ from maws_composer.config.compose import Chosen, Composed, KeyPath, compose
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run, check_world_size, contradictions
 from maws_composer.config.secrecy import mask_text
-from maws_composer.data.settings import TransformSettings
+from maws_composer.data.settings import DatasetSettings, TransformSettings
 from maws_composer.optim.settings import OptimizerSettings, ScheduleSettings
 
 Config = TypeVar("Config")
@@ -313,6 +313,8 @@ _RUN_NAMED = {
     ("optimizer",): Named("optimizer", OptimizerSettings, "adamw"),
     ("schedule",): Named("schedule", ScheduleSettings, "warmup_then_decay"),
     ("data", "train", "transform"): Named("transform", TransformSettings),
+    ("data", "train", "dataset"): Named("dataset", DatasetSettings),
+    ("data", "eval", "dataset"): Named("dataset", DatasetSettings),
 }
 _HARMLESS = {
     "stage": "",

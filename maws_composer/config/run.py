@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from maws_composer.config.durations import Interval, Samples, parse_duration, samples
 from maws_composer.config.problems import Problem
-from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
+from maws_composer.data.settings import Data, HeldOutData, StreamSource, TrainData
 from maws_composer.optim.settings import OptimizerSettings, ScheduleSettings
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.world_sizes import legal_world_sizes, nearest, say_world_sizes
@@ -137,12 +137,13 @@ def check_world_size(run: Run, world_size: int, nodes: int = 1) -> list[Problem]
 
 
 def _data_problems(data: Data) -> Iterator[Problem]:
+    yield from _dataset_problems(data)
     single = data.train.remote or data.train.local
     if data.train.streams and single:
         key = "remote" if data.train.remote else "local"
         yield Problem("data.train.streams", f"data.train.{key} is set too; name each source once")
-    if not data.train.streams and not single:
-        yield Problem("data.train", "needs remote, local or streams")
+    if not data.train.streams and not single and data.train.dataset is None:
+        yield Problem("data.train", "needs remote, local, streams or dataset")
     if data.train.decode == "fast":
         if data.train.central_crop or data.train.transform is not None:
             message = "fast makes the usual random crops only; set exact, or leave out central_crop and transform"
@@ -152,14 +153,28 @@ def _data_problems(data: Data) -> Iterator[Problem]:
     resampling = data.train.resampling
     if resampling is not None and (resampling.threshold is None) == (resampling.epoch_size is None):
         yield Problem("data.train.resampling", "needs threshold or epoch_size, one of them")
-    sources: dict[str, StreamSource | EvalData | TrainData] = {
+    sources: dict[str, StreamSource | HeldOutData] = {
         f"data.train.streams.{name}": stream for name, stream in data.train.streams.items()
     }
-    if data.eval is not None:
+    if data.eval is not None and data.eval.dataset is None:
         sources["data.eval"] = data.eval
     for path, source in sources.items():
         if not source.remote and not source.local:
             yield Problem(path, "needs remote or local")
+
+
+def _dataset_problems(data: Data) -> Iterator[Problem]:
+    """Of a dataset that is no shards, what is of shards only."""
+    sections: dict[str, TrainData | HeldOutData] = {"data.train": data.train}
+    if data.eval is not None:
+        sections["data.eval"] = data.eval
+    for key, section in sections.items():
+        if section.dataset is None:
+            continue
+        for name in ("remote", "local", "streams", "cache_limit", "resampling"):
+            if getattr(section, name, None):
+                message = f"is of shards, and {key}.dataset names a dataset; null takes one of them away"
+                yield Problem(f"{key}.{name}", message)
 
 
 def _duration_problems(run: Run) -> Iterator[Problem]:

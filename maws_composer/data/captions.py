@@ -21,7 +21,7 @@ NAME = "model.text.name"
 _CHARACTERS_PER_TOKEN = 32
 
 # Texts that tokenizers with the same pieces may take apart in different ways.
-_TRIED = (
+TRIED_TEXTS = (
     "  A photo of two Sealyham terriers,  in 1984!", "ein grüner Vogel auf der Straßenlaterne", "un œuf décoré à l'été",
     "İstanbul'da kırmızı kedi", "красная кошка", "قطة حمراء", "گربهٔ سرخ", "赤い猫の写真", "一只红色的猫", "빨간 고양이",
     "ﬁ ² ＡＢＣ 🐈",
@@ -74,7 +74,7 @@ class CaptionTokenizer:
     def digest(self) -> str:
         """Changes with the ids that texts get, and not with the version of the libraries that wrote the files."""
         pieces = sorted(self._tokenizer.get_vocab().items(), key=lambda piece: piece[1])
-        ids = self._tokenizer([*_TRIED])["input_ids"]
+        ids = self._tokenizer([*TRIED_TEXTS])["input_ids"]
         return hashlib.sha256(json.dumps([pieces, ids]).encode()).hexdigest()
 
     @property

@@ -35,7 +35,7 @@ from maws_composer.data.order import Order, Seat, TrainOrder
 from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
 from maws_composer.data.shard_readers import BisectingIndex, Readers
-from maws_composer.data.shared_plan import OwnSamples, share_plan
+from maws_composer.data.shared_plan import PlannedSamples, share_plan
 from maws_composer.data.transforms import Transform
 from maws_composer.data.usable import Sample, UnusableSampleError, undecodable, usable
 from maws_composer.data.waiting import Patience
@@ -241,7 +241,7 @@ class SampleDataset(StreamingDataset):
             self._unique_worker_world.is_local_leader,
             lambda: self._shared_barrier(self._unique_worker_world.workers_per_node),
         )
-        return OwnSamples(plan, seat)
+        return PlannedSamples(plan, seat)
 
     def _sample(self, index: int, raw: Sample) -> Sample:
         world = self._parallel_worker_world

@@ -21,8 +21,12 @@ class UndecodableImageError(ValueError):
     """The bytes are not an image that we read; the message says why."""
 
 
-def decode(data: bytes, max_pixels: int) -> Image.Image:
+def decode(data: bytes | Image.Image, max_pixels: int) -> Image.Image:
     """The image as RGB, 8 bits; where it is transparent, on white.
+
+    Args:
+        data: a file's bytes, or what Pillow opened elsewhere.
+        max_pixels: the limit.
 
     Raises:
         UndecodableImageError: no known format, truncated, damaged, or of more than `max_pixels` pixels, which is found
@@ -33,7 +37,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise UndecodableImageError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
             image.load()

@@ -56,13 +56,13 @@ class Jpeg(NamedTuple):
         return cv2.cvtColor(square, cv2.COLOR_BGR2RGB)
 
 
-def open_jpeg(data: bytes, max_pixels: int) -> Jpeg | Image.Image:
+def open_jpeg(data: bytes | Image.Image, max_pixels: int) -> Jpeg | Image.Image:
     """A whole JPEG in grey or YCbCr, to be decoded when its crop is known. Anything else is decoded now, by `decode`.
 
     Raises:
         UndecodableImageError: see `decode`.
     """
-    if data[:2] == b"\xff\xd8" and _END in data[-64:]:
+    if isinstance(data, bytes) and data[:2] == b"\xff\xd8" and _END in data[-64:]:
         try:
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 if image.mode in ("RGB", "L") and image.width * image.height <= max_pixels:

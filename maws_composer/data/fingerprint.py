@@ -8,6 +8,7 @@ from typing import Any
 from maws_composer.config.problems import Problem
 from maws_composer.data.guards import DataStream
 from maws_composer.data.order import Order, TrainOrder
+from maws_composer.data.own import OwnDataset
 
 _KEYS = {
     "seed": "seed",
@@ -37,6 +38,21 @@ def fingerprint(order: Order, streams: Sequence[DataStream]) -> dict[str, Any]:
         groups = zip(order.shards_per_stream, order.repeats, strict=True)
         resampling = {"draws": order.draws, "groups": [list(group) for group in groups]}
     return {**order.fingerprint(), "streams": parts, "resampling": resampling}
+
+
+def own_fingerprint(order: Order, own: OwnDataset) -> dict[str, Any]:
+    """The same of a user's dataset: its length, and what it says of itself; where its samples lie is no part of it."""
+    if not isinstance(order, TrainOrder):
+        return {}
+    part = {
+        "name": "train",
+        "repeat": order.repeats[0],
+        "samples": own.size,
+        "shards": None,
+        "dataset": own.name,
+        "fingerprint": own.fingerprint,
+    }
+    return {**order.fingerprint(), "streams": [part], "resampling": None}
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
@@ -71,7 +87,18 @@ def _stream_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Prob
     problems = []
     if was["repeat"] != now["repeat"]:
         problems.append(Problem(f"{key}.repeat", f"was {was['repeat']:g}, is {now['repeat']:g}{_ADVICE}"))
-    if was["shards"] != now["shards"]:
-        message = f"held {was['samples']} samples, holds {now['samples']} in other shards{_ADVICE}"
-        problems.append(Problem(key, message))
-    return problems
+    same = ("shards", "samples", "dataset", "fingerprint")
+    if [was.get(name) for name in same] == [now.get(name) for name in same]:
+        return problems
+    if was["shards"] and now["shards"]:
+        told = f"held {was['samples']} samples, holds {now['samples']} in other shards"
+    else:
+        told = f"was {_content(was)}, is {_content(now)}"
+    return [*problems, Problem(key, told + _ADVICE)]
+
+
+def _content(stream: Mapping[str, Any]) -> str:
+    if stream["shards"]:
+        return f"{stream['samples']} samples in shards"
+    told = f"{stream['samples']} samples of the dataset {stream['dataset']}"
+    return told if stream["fingerprint"] is None else f"{told}, fingerprint {stream['fingerprint']!r:.80}"

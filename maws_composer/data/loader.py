@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,28 +14,34 @@ from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 
 from maws_composer.config.build import build_named
-from maws_composer.data.captions import CaptionTokenizer
+from maws_composer.data.captions import Tokens
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
 from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
 from maws_composer.data.guards import DataStream
 from maws_composer.data.index import Index
 from maws_composer.data.loader_processes import loader_processes
-from maws_composer.data.order import EvalOrder, TrainOrder
+from maws_composer.data.order import EvalOrder, Order, TrainOrder
+from maws_composer.data.own import open_together
+from maws_composer.data.own_samples import OwnSamples, own_train_order
+from maws_composer.data.own_text import tokenizer_of
 from maws_composer.data.resampling import mean_factor, threshold_of
 from maws_composer.data.scratch import run_folder
-from maws_composer.data.settings import EvalData, Source, TrainData
+from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.transforms import Chosen, RandomCropAndFlip, ResizeAndCrop, Transform
 from maws_composer.data.usable import Sample
+from maws_composer.data.worker import be_a_worker
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
     from maws_composer.parallel.settings import ForwardSpeed
 
 Batch = dict[str, Any]
+Tokenize = Callable[[Sequence[str]], Tokens]
 
 NO_LABEL = -1
 
@@ -70,6 +72,17 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         ConfigError: see `SampleDataset`.
     """
     data = run.data.train
+    if data.dataset is not None:
+        own = _own_samples(
+            data, "data.train", run,
+            transform=_train_transform(run),
+            make_order=partial(own_train_order, data, run.seed, run.global_train_batch_size),
+            global_batch_size=run.global_train_batch_size,
+            canonical_nodes=data.num_canonical_nodes,
+            columns=columns,
+            decode=_decoder(data),
+        )  # fmt: skip
+        return _data_spec(own, run.speed, _tokenizer(run, columns))
     dataset = _dataset(
         "train", training_shards(data), data, run,
         transform=_train_transform(run),
@@ -91,6 +104,18 @@ def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
     data = run.data.eval
     if data is None:
         return None
+    if data.dataset is not None:
+        world, size = World.detect(), run.model["image_size"]
+        batch_size = run.speed.device_eval_batch_size * world.num_ranks
+        own = _own_samples(
+            data, "data.eval", run,
+            transform=ResizeAndCrop(size, data.resize or size),
+            make_order=partial(EvalOrder, global_batch_size=batch_size),
+            global_batch_size=batch_size,
+            canonical_nodes=world.num_nodes,
+            columns=columns,
+        )  # fmt: skip
+        return _data_spec(own, run.speed, _tokenizer(run, columns))
     return build_loader_of_each_once(
         data, "data.eval", run.model["image_size"], run, columns, _num_classes(run, columns), _tokenizer(run, columns)
     )
@@ -103,7 +128,7 @@ def build_loader_of_each_once(
     run: Reads,
     columns: Sequence[str] = (),
     num_classes: int | None = None,
-    tokenizer: CaptionTokenizer | None = None,
+    tokenizer: Tokenize | None = None,
 ) -> DataSpec:
     """Batches that hold every sample of `data` once, as `build_eval_loader` has them.
 
@@ -218,6 +243,31 @@ def _dataset(
     )
 
 
+def _own_samples(
+    data: TrainData | HeldOutData,
+    section: str,
+    run: Run,
+    *,
+    transform: Transform,
+    make_order: Callable[[int], Order],
+    global_batch_size: int,
+    canonical_nodes: int,
+    columns: Sequence[str],
+    decode: Callable[[Any, int], Any] = decode,
+) -> OwnSamples:
+    assert data.dataset is not None
+    own = open_together(data.dataset, f"{section}.dataset", run)
+    return OwnSamples(
+        own, make_order(own.size), transform, wanted_columns(data, columns), data,
+        seed=run.seed,
+        global_batch_size=global_batch_size,
+        canonical_nodes=canonical_nodes,
+        patience=run.speed.loader_timeout,
+        num_classes=_num_classes(run, columns),
+        decode=decode,
+    )  # fmt: skip
+
+
 def _decoder(data: TrainData) -> Callable[[bytes, int], Any]:
     if data.decode == "exact":
         return decode
@@ -240,31 +290,29 @@ def _num_classes(run: Run, columns: Sequence[str]) -> int | None:
     return run.model["num_classes"] if LABELS in columns else None
 
 
-def _tokenizer(run: Run, columns: Sequence[str]) -> CaptionTokenizer | None:
-    if CAPTION not in columns:
-        return None
-    text = run.model["text"]
-    return CaptionTokenizer(text.name, text.context_length)
+def _tokenizer(run: Run, columns: Sequence[str]) -> Tokenize | None:
+    return tokenizer_of(run.model["text"]) if CAPTION in columns else None
 
 
-def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTokenizer | None) -> DataSpec:
+def _data_spec(dataset: SampleDataset | OwnSamples, speed: ForwardSpeed, tokenizer: Tokenize | None) -> DataSpec:
     workers = loader_processes(speed, World.detect().ranks_per_node)
-    # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
-    with_workers = {
-        "prefetch_factor": speed.prefetch_factor,
-        # The worker knows better what it waits for, and has the same limit.
-        "timeout": speed.loader_timeout and speed.loader_timeout + 60,
-        "persistent_workers": True,
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": partial(collate, tokenizer=tokenizer),
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": be_a_worker,
     }
-    loader = StreamingDataLoader(
-        dataset,
-        batch_size=dataset.batch_size,
-        num_workers=workers,
-        collate_fn=partial(collate, tokenizer=tokenizer),
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_be_a_worker,
-        **(with_workers if workers else {}),
-    )
+    if workers:  # a loader without has nobody to wait for, and PyTorch refuses these
+        options |= {
+            "prefetch_factor": speed.prefetch_factor,
+            # The worker knows better what it waits for, and has the same limit.
+            "timeout": speed.loader_timeout and speed.loader_timeout + 60,
+            "persistent_workers": True,
+        }
+    if isinstance(dataset, OwnSamples):
+        loader = DataLoader(dataset, dataset.batch_size, sampler=dataset.draws, **options)
+    else:
+        loader = StreamingDataLoader(dataset, batch_size=dataset.batch_size, **options)
     return DataSpec(
         loader,
         num_samples=dataset.order.size,
@@ -273,29 +321,7 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
     )
 
 
-def _be_a_worker(worker: int) -> None:
-    """Collect garbage, whatever the rank has switched off (callbacks.garbage_collection), and leave signals to it.
-
-    But not the rank's: to look at its objects would copy all pages that they lie in, for each worker.
-
-    A scheduler may send its notice to every process; the rank, which then saves, still needs its workers. They end when
-    the rank itself sends SIGTERM, as PyTorch and Python do at its exit.
-    """
-    gc.freeze()
-    gc.enable()
-    for each in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(each, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_the_rank, name="signals", daemon=True).start()
-
-
-def _end_with_the_rank() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
-def collate(samples: Sequence[Sample], tokenizer: CaptionTokenizer | None = None) -> Batch:
+def collate(samples: Sequence[Sample], tokenizer: Tokenize | None = None) -> Batch:
     """Samples to a batch: tensors and numbers to tensors, labels filled up with NO_LABEL; strings to a list.
 
     With a tokenizer, the tokens of the captions beside them.

@@ -225,7 +225,7 @@ class TrainOrder:
         shard, count = sequence.shard[a:b], sequence.count[a:b]
         offset = count.cumsum() - count
         ids = np.repeat(self._first_sample[shard] - offset, count) + np.arange(count.sum())
-        for part in np.flatnonzero(count < self.shard_sizes[shard]):
+        for part in np.flatnonzero((count > 0) & (count < self.shard_sizes[shard])):
             rows = slice(offset[part], offset[part] + count[part])
             ids[rows] = self._first_sample[shard[part]] + self._subset(epoch, int(shard[part]), int(count[part]))
         skipped = begin - (int(sequence.end[a]) - int(count[0]))

@@ -15,7 +15,6 @@ from streaming.base.util import bytes_to_int
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.captions import tokenizer_problems
 from maws_composer.data.class_preflight import class_problems
 from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE_EMBEDDING, LABELS
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
@@ -31,8 +30,12 @@ from maws_composer.data.label_preflight import label_problems
 from maws_composer.data.loader import dataset_folder, is_resampled, train_order, wanted_columns
 from maws_composer.data.loader_processes import loader_processes, shared_memory_problems
 from maws_composer.data.order import TrainOrder
+from maws_composer.data.own import OwnDataset
+from maws_composer.data.own_preflight import look_at_own
+from maws_composer.data.own_samples import own_train_order
+from maws_composer.data.own_text import text_problems
 from maws_composer.data.resampling import describe
-from maws_composer.data.settings import EvalData, Source, TrainData
+from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.usable import UnusableSampleError, usable
 from maws_composer.outages import OutageError, is_mistake
@@ -51,16 +54,14 @@ class EpochReport:
         samples: draws, with repeats.
         samples_per_epoch: those that an epoch uses.
         unit: of which an epoch is a multiple.
-        shards: of all streams.
-        bytes: of all shards.
+        source: in words, where they are.
         resampling: in words, if images are repeated unequally.
     """
 
     samples: int
     samples_per_epoch: int
     unit: int
-    shards: int
-    bytes: int
+    source: str
     resampling: str = ""
 
     @property
@@ -71,7 +72,7 @@ class EpochReport:
     def __str__(self) -> str:
         share = self.left_out / self.samples
         return (
-            f"an epoch is {self.samples_per_epoch:,} samples from {self.shards:,} shards ({self.bytes / 1e9:,.1f} GB); "
+            f"an epoch is {self.samples_per_epoch:,} samples from {self.source}; "
             f"{self.left_out:,} ({share:.2%}) are left out of it, others in each{self.resampling}"
         )
 
@@ -90,7 +91,9 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
     processes = max(loader_processes(run.speed, ranks_of_node), 1) * ranks_of_node
     train, evaluation = run.data.train, run.data.eval
     indexes, problems = _read(training_shards(train), train, columns)
-    if indexes and not problems:
+    if train.dataset is not None:
+        problems = _own_training_problems(run, columns)
+    elif not problems:
         problems = _training_problems(run, indexes, nodes, processes, columns)
     if evaluation is not None:
         problems += _evaluation_problems(evaluation, run, processes, columns)
@@ -100,8 +103,7 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
         problems += class_problems(run.model["num_classes"], sources, train.download_timeout, by_frequency)
         problems = problems or _label_problems(train, evaluation, run.model["num_classes"])
     if CAPTION in columns:
-        text = run.model["text"]
-        problems += tokenizer_problems(text.name, text.context_length)
+        problems += text_problems(run.model["text"])
     if IMAGE_EMBEDDING not in columns:
         image = 3 * run.model["image_size"] ** 2
         problems += shared_memory_problems(run.speed, ranks_of_node, run.global_train_batch_size // world_size * image)
@@ -125,17 +127,26 @@ def _training_problems(
     return problems
 
 
+def _own_training_problems(run: Run, columns: Sequence[str]) -> list[Problem]:
+    train = run.data.train
+    own, problems = look_at_own(train, "data.train", run, columns)
+    if own is None:
+        return problems
+    epoch = report_own_epoch(own_train_order(train, run.seed, run.global_train_batch_size, own.size), own)
+    return [*_left_out_problems(epoch, run), *problems]
+
+
 def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:
     """What an epoch in this order is; `indexes` are those of its streams."""
     resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
-    return EpochReport(
-        samples=order.draws,
-        samples_per_epoch=order.size,
-        unit=order.unit,
-        shards=sum(len(index.shards) for index in indexes),
-        bytes=sum(index.bytes for index in indexes),
-        resampling=resampling,
-    )
+    shards, size = sum(len(index.shards) for index in indexes), sum(index.bytes for index in indexes)
+    source = f"{shards:,} shards ({size / 1e9:,.1f} GB)"
+    return EpochReport(order.draws, order.size, order.unit, source, resampling)
+
+
+def report_own_epoch(order: TrainOrder, own: OwnDataset) -> EpochReport:
+    """The same of a user's dataset."""
+    return EpochReport(order.draws, order.size, order.unit, f"the dataset {own.name}")
 
 
 def check_sources(
@@ -155,11 +166,13 @@ def check_sources(
     return problems
 
 
-def _evaluation_problems(data: EvalData, run: Run, processes: int, columns: Sequence[str]) -> list[Problem]:
+def _evaluation_problems(data: HeldOutData, run: Run, processes: int, columns: Sequence[str]) -> list[Problem]:
     indexes, problems = _read(evaluation_shards(data), data, columns)
     size = run.model["image_size"]
     if data.resize is not None and data.resize < size:
         problems.append(Problem("data.eval.resize", f"{data.resize} is less than the model's image_size, {size}"))
+    if data.dataset is not None:
+        problems += look_at_own(data, "data.eval", run, columns)[1]
     if indexes and not problems:
         problems += cache_problems(data.cache_limit, indexes, 1, 1, processes)
         problems += _disk_problems("eval", indexes, data, run, needed_cache(indexes, 1, 1, processes))
@@ -186,7 +199,7 @@ def _read(shards: Sequence[Shards], data: Source, columns: Sequence[str]) -> tup
     return indexes, problems
 
 
-def _label_problems(train: TrainData, evaluation: EvalData | None, num_classes: int) -> list[Problem]:
+def _label_problems(train: TrainData, evaluation: HeldOutData | None, num_classes: int) -> list[Problem]:
     problems = label_problems(training_shards(train), train, num_classes)
     if evaluation is not None:
         problems += label_problems(evaluation_shards(evaluation), evaluation, num_classes)

@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     LABEL = 4
     DROPOUT = 5
     TRANSFORM = 6
+    READ = 7
 
 
 def philox(key: tuple[int, int], counter: tuple[Word, Word, Word, Word]) -> tuple[Word, Word, Word, Word]:

@@ -78,6 +78,17 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """A dataset of one's own; its arguments stand beside its name.
+
+    Args:
+        name: as it is registered.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransformSettings:
     """A transform; its arguments stand beside its name.
 
@@ -94,6 +105,7 @@ class TrainData(Source):
 
     Args:
         streams: several sources by name, instead of `remote` and `local`.
+        dataset: one that is registered, by name, with its arguments: instead of shards. Null: shards.
         repeat: how often each sample comes in an epoch, on average.
         resampling: repeat images of rare classes more often, of datasets with groups of shards. Null: all alike.
         num_canonical_nodes: the order of samples is planned for this many nodes; node counts that divide it are legal.
@@ -111,6 +123,7 @@ class TrainData(Source):
     """
 
     streams: dict[str, StreamSource] = field(default_factory=dict)
+    dataset: DatasetSettings | None = None
     repeat: PositiveFloat = 1.0
     resampling: Resampling | None = None
     num_canonical_nodes: Positive = 768
@@ -138,6 +151,17 @@ class EvalData(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOutData(EvalData):
+    """What is evaluated on while training. See `EvalData` for the rest.
+
+    Args:
+        dataset: one that is registered, by name, with its arguments: instead of shards. Null: shards.
+    """
+
+    dataset: DatasetSettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Datasets for training and, if any, for evaluation.
 
@@ -147,4 +171,4 @@ class Data:
     """
 
     train: TrainData
-    eval: EvalData | None = None
+    eval: HeldOutData | None = None

@@ -15,7 +15,7 @@ import numpy as np
 from maws_composer.data.order import Ids, Seat
 
 
-class OwnSamples(Sequence[int]):
+class PlannedSamples(Sequence[int]):
     """Ids of one worker's samples.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from maws_composer.data.settings import Source, StreamSource, TrainData
+from maws_composer.data.settings import HeldOutData, Source, StreamSource, TrainData
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Shards:
 
 
 def training_shards(data: TrainData) -> list[Shards]:
-    """The streams of the training data; `repeat` of the data multiplies each stream's own."""
+    """The streams of the training data; `repeat` of the data multiplies each stream's own. A plugin has none."""
+    if data.dataset is not None:
+        return []
     if not data.streams:
         return [_shards("data.train", "train", data, data.repeat)]
     return [
@@ -67,7 +69,9 @@ def training_shards(data: TrainData) -> list[Shards]:
 
 
 def evaluation_shards(data: Source, key: str = "data.eval") -> list[Shards]:
-    """The one set of shards of the section `key`, which is evaluated on."""
+    """The one set of shards of the section `key`, which is evaluated on. A plugin has none."""
+    if isinstance(data, HeldOutData) and data.dataset is not None:
+        return []
     return [_shards(key, key.rpartition(".")[2], data, 1.0)]
 
 

@@ -33,12 +33,12 @@ def usable(
     raw: Mapping[str, Any],
     max_pixels: int,
     optional: Collection[str] = (),
-    decode: Callable[[bytes, int], Any] = decode,
+    decode: Callable[[Any, int], Any] = decode,
 ) -> Sample:
     """The sample with its image decoded (PIL, RGB), its caption as str and its embedding as float32.
 
     Args:
-        raw: columns as `ColumnReader` reads them: image and caption as bytes.
+        raw: columns as `ColumnReader` reads them: image and caption as bytes; or an image of Pillow's, and text.
         max_pixels: see `decode`.
         optional: columns that a sample may be without: CAPTION, which is "" then.
         decode: another way to decode an image.
@@ -54,7 +54,7 @@ def usable(
     return {name: read[name](value) if name in read else value for name, value in raw.items()}
 
 
-def _image(data: bytes, max_pixels: int, decode: Callable[[bytes, int], Any]) -> Any:
+def _image(data: Any, max_pixels: int, decode: Callable[[Any, int], Any]) -> Any:
     try:
         return decode(data, max_pixels)
     except UndecodableImageError as error:
@@ -66,9 +66,9 @@ def undecodable(error: UndecodableImageError) -> UnusableSampleError:
     return UnusableSampleError(IMAGE, f"cannot be decoded: {error}")
 
 
-def _caption(data: bytes, may_be_empty: bool) -> str:
+def _caption(data: bytes | str, may_be_empty: bool) -> str:
     try:
-        caption = data.decode()
+        caption = data if isinstance(data, str) else data.decode()
     except UnicodeDecodeError as error:
         raise UnusableSampleError(CAPTION, f"is not UTF-8: {error.reason} at byte {error.start}") from error
     if caption.strip():

@@ -9,7 +9,7 @@ import torch
 from composer.loggers import Logger
 from torch import nn
 
-from maws_composer.data.captions import CaptionTokenizer
+from maws_composer.data.own_text import tokenizer_of
 from maws_composer.evaluation.features import Extracted, Result
 from maws_composer.evaluation.towers import FrozenTowers
 from maws_composer.models.clip import ImageTextModel
@@ -37,7 +37,7 @@ def towers_in(stage: nn.Module, text: TextSettings | None) -> Callable[[], Froze
     model = next((part for part in stage.modules() if isinstance(part, ImageTextModel)), None)
     if model is None or text is None:
         return None
-    tokenizer, projection = CaptionTokenizer(text.name, text.context_length), model.image_projection
+    tokenizer, projection = tokenizer_of(text), model.image_projection
     return lambda: FrozenTowers(whole(projection.weight), model.encode_text, tokenizer, torch_device())
 
 

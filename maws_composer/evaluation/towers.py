@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.captions import CaptionTokenizer, tokenizer_problems
+from maws_composer.data import own_text
+from maws_composer.data.captions import Tokens
 from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.models.clip import ImageTextModel
-from maws_composer.models.text_tower import TextSettings, build_text_tower
+from maws_composer.models.text_tower import TextSettings
+from maws_composer.stages.text import build_text
 from maws_composer.weights.files import SourceError
 from maws_composer.weights.image_text import (
     ImageText,
@@ -43,7 +45,7 @@ class FrozenTowers:
         self,
         projection: Float[Tensor, "embed width"],
         encode: Encode,
-        tokenizer: CaptionTokenizer,
+        tokenizer: Callable[[Sequence[str]], Tokens],
         device: torch.device,
     ) -> None:
         self._projection = projection.float().cpu()
@@ -109,7 +111,7 @@ def find_image_text(weights: str, image_tower: str | None = None, text_tower: st
 
 def text_problems(text: TextSettings) -> list[Problem]:
     """Whether the tower can be built and its tokenizer be had."""
-    return [replace(problem, path="text_tower") for problem in tokenizer_problems(text.name, text.context_length)]
+    return [replace(problem, path="text_tower") for problem in own_text.text_problems(text)]
 
 
 def check_image_tower(model: ImageText) -> None:
@@ -131,14 +133,14 @@ def load_towers(model: ImageText, device: torch.device, precision: str) -> Froze
         ConfigError: the weights are not those of the tower that the configuration describes, or the tokenizer cannot be
             had, or is not that of the training.
     """
-    tokenizer = CaptionTokenizer(model.text.name, model.text.context_length)
+    tokenizer = own_text.tokenizer_of(model.text)
     try:
         require_its_text(model)
     except SourceError as error:
         raise ConfigError([Problem("text_tower", str(error))]) from error
     embed, width = model.weights.shapes["image_projection.weight"]
     try:
-        ours = ImageTextModel(None, build_text_tower(model.text), embed, image_width=width)
+        ours = ImageTextModel(None, build_text(model.text), embed, image_width=width)
         ours.load_state_dict({name: model.weights.read(name) for name in ours.state_dict()})
     except (ValueError, RuntimeError, KeyError) as error:
         message = f"{model.weights.address} does not fit the text tower {model.text.name}: {error}"

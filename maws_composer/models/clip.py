@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import normalize
 
-from maws_composer.models.text_tower import initialize_text_parameter
+from maws_composer.models.text_tower import initialize_text_parameter, text_embedding, text_width
 from maws_composer.models.vit import VisionTransformer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 INITIAL_SCALE = 1 / 0.07  # CLIP's, and the released MAWS-CLIP code's
 LARGEST_SCALE = 100.0
@@ -58,7 +55,7 @@ class ImageTextModel(nn.Module):
     def __init__(
         self,
         encoder: VisionTransformer | None,
-        text: PreTrainedModel,
+        text: nn.Module,
         embed_dim: int,
         *,
         image_width: int | None = None,
@@ -72,7 +69,7 @@ class ImageTextModel(nn.Module):
         self.encoder = encoder
         self.text = text
         self.image_projection = nn.Linear(width, embed_dim, bias=False)
-        self.text_projection = nn.Linear(text.config.hidden_size, embed_dim, bias=False)
+        self.text_projection = nn.Linear(text_width(text), embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(initial_scale)))
         self.logit_bias = nn.Parameter(torch.full((1,), initial_bias)) if initial_bias is not None else None
         self.is_encoder_locked = False
@@ -122,7 +119,7 @@ class ImageTextModel(nn.Module):
     def encode_text(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch embed"]:
-        """Texts by their tokens, as unit vectors in fp32: the last hidden state of the first token, projected."""
+        """Texts by their tokens, as unit vectors in fp32: the text tower's embedding, projected."""
         return self._embed_text(input_ids, attention_mask)
 
     @torch.no_grad()
@@ -155,5 +152,5 @@ class ImageTextModel(nn.Module):
         return normalize(self.image_projection(embedding).float(), dim=-1)
 
     def _embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.text(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return normalize(self.text_projection(hidden[:, 0]).float(), dim=-1)
+        embedding = text_embedding(self.text, input_ids, attention_mask)
+        return normalize(self.text_projection(embedding).float(), dim=-1)

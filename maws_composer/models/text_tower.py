@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -30,13 +31,16 @@ class TextSettings:
     """Which text encoder, and how long its texts are.
 
     Args:
-        name: of a model on Hugging Face, or a local folder: configuration, weights and tokenizer.
+        name: of a registered text tower; or of a model on Hugging Face, or a local folder: configuration, weights and
+            tokenizer.
+        arguments: of a registered text tower.
         pretrained: begin with its weights; with random ones otherwise.
         context_length: tokens of a text, the two special ones included; texts are always filled up to it.
         dropout: in attention and between layers. With it, results depend on microbatches and GPUs.
     """
 
     name: str = "FacebookAI/xlm-roberta-base"
+    arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = True
     context_length: Annotated[int, Field(gt=2)] = 102
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -143,12 +147,27 @@ def build_text_tower(settings: TextSettings) -> PreTrainedModel:
     return tower
 
 
-def text_layers(tower: PreTrainedModel) -> list[nn.Module]:
+def text_width(tower: Any) -> int:
+    """Of a text's embedding; a user's own tower says it itself."""
+    width: int = tower.width if hasattr(tower, "width") else tower.config.hidden_size
+    return width
+
+
+def text_embedding(tower: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch width"]:
+    """What a user's own tower makes of texts; of one of transformers', the last hidden state of the first token."""
+    made = tower(input_ids=input_ids, attention_mask=attention_mask)
+    embedding: Tensor = made if isinstance(made, Tensor) else made.last_hidden_state[:, 0]
+    return embedding
+
+
+def text_layers(tower: Any) -> list[nn.Module]:
     """The repeated blocks in the order of the forward pass.
 
     Raises:
         ValueError: there is no list of as many modules as the configuration has layers.
     """
+    if hasattr(tower, "blocks"):  # a user's own
+        return [*tower.blocks()]
     depth = tower.config.num_hidden_layers
     for module in tower.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -160,18 +179,22 @@ def text_layers(tower: PreTrainedModel) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def initialize_text_parameter(tower: PreTrainedModel, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+def initialize_text_parameter(tower: Any, name: str, tensor: Tensor, generator: torch.Generator) -> None:
     """Fill the whole (unsharded) parameter in place as transformers does: matrices normal, padding rows zero.
 
     Args:
-        tower: it has the parameter.
+        tower: it has the parameter; a user's own may know better.
         name: of the parameter in the tower.
         tensor: what is filled.
         generator: on the tensor's device.
     """
+    if hasattr(tower, "initialize_parameter"):
+        tower.initialize_parameter(name, tensor, generator)
+        return
     owner, kind = name.rpartition(".")[::2]
     if tensor.ndim > 1:
-        tensor.normal_(std=getattr(tower.config, "initializer_range", 0.02), generator=generator)
+        deviation = getattr(getattr(tower, "config", None), "initializer_range", 0.02)
+        tensor.normal_(std=deviation, generator=generator)
         padding = getattr(tower.get_submodule(owner), "padding_idx", None)
         if padding is not None:
             tensor[padding].zero_()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from maws_composer.models.sizes import DecoderSize, TextSize, ViTSize, visible_patches
-from maws_composer.planning.flops import block_macs, classifier_macs, mae_macs, text_macs, training_flops, vit_macs
+from maws_composer.models.sizes import DecoderSize, ViTSize, visible_patches
+from maws_composer.planning.flops import block_macs, classifier_macs, mae_macs, training_flops, vit_macs
 from maws_composer.planning.parameters import (
     Parameters,
     block_parameters,
     classifier_parameters,
     mae_parameters,
-    text_parameters,
     vit_parameters,
 )
 
@@ -20,7 +20,8 @@ from maws_composer.planning.parameters import (
 class Blocks:
     """A stack of equal transformer blocks, and how many tokens of one image (or text) go through it.
 
-    A locked one is not trained: it keeps no activations, and is never checkpointed.
+    A locked one is not trained: it keeps no activations, and is never checkpointed. Blocks that are not ours say how
+    many parameters each has.
     """
 
     depth: int
@@ -29,14 +30,26 @@ class Blocks:
     tokens: int
     qk_norm: bool = False
     is_locked: bool = False
+    own_parameters: int | None = None
 
     @property
     def parameters_per_block(self) -> int:
+        if self.own_parameters is not None:
+            return self.own_parameters
         return block_parameters(self.width, self.head_dim, self.qk_norm)
 
     @property
     def macs_per_block(self) -> int:
+        if self.own_parameters is not None:  # each is used once for each token
+            return self.tokens * self.own_parameters + 2 * self.tokens**2 * self.width
         return block_macs(self.width, self.tokens)
+
+
+class TextWorkload(NamedTuple):
+    """A text tower: all its parameters, and its blocks."""
+
+    parameters: int
+    blocks: Blocks
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,7 @@ def lit_workload(
     size: ViTSize,
     image_size: int,
     qk_norm: bool,
-    text: TextSize,
-    context_length: int,
+    text: TextWorkload,
     embed_dim: int,
     *,
     has_bias: bool,
@@ -132,17 +144,18 @@ def lit_workload(
 ) -> Workload:
     """The image tower's blocks, if there are images; the text tower's on all tokens of the context; the projections."""
     tower = vit_parameters(size, image_size, qk_norm=qk_norm).total if not image_embeddings else 0
-    image_projection, text_projection = size.width * embed_dim, text.width * embed_dim
+    image_projection, text_projection = size.width * embed_dim, text.blocks.width * embed_dim
     fixed = tower * lock_image_tower + image_projection * lock_image_projection
-    total = tower + text_parameters(text) + image_projection + text_projection + 1 + has_bias
+    total = tower + text.parameters + image_projection + text_projection + 1 + has_bias
     of_images = vit_macs(size, image_size) if not image_embeddings else 0
+    of_texts = text.blocks.depth * text.blocks.macs_per_block
     images = Blocks(size.depth, size.width, size.head_dim, size.patches(image_size) + 1, qk_norm, lock_image_tower)
     return Workload(
         Parameters(total, fixed),
-        text_macs(text, context_length) + image_projection + text_projection + of_images * (not lock_image_tower),
+        of_texts + image_projection + text_projection + of_images * (not lock_image_tower),
         (
             *(() if image_embeddings else (images,)),
-            Blocks(text.depth, text.width, text.head_dim, context_length),
+            text.blocks,
         ),
         locked_macs=of_images * lock_image_tower,
         caches_gradients=True,

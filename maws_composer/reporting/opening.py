@@ -14,7 +14,8 @@ from maws_composer.config.run import Run
 from maws_composer.data.dataset import SampleDataset
 from maws_composer.data.loader_processes import loader_processes, usable_cores
 from maws_composer.data.order import TrainOrder
-from maws_composer.data.preflight import report_epoch
+from maws_composer.data.own_samples import OwnSamples
+from maws_composer.data.preflight import report_epoch, report_own_epoch
 from maws_composer.models.attention import chosen_kernels
 from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.parallel.precision import say_devices
@@ -28,7 +29,7 @@ _USUAL = ("adamw", "warmup_then_decay")
 
 
 def opening(
-    run: Run, stage: ComposerModel, data: SampleDataset, microbatch: int, resume_from: ResumePoint | None
+    run: Run, stage: ComposerModel, data: SampleDataset | OwnSamples, microbatch: int, resume_from: ResumePoint | None
 ) -> str:
     """The lines, for the log of rank 0.
 
@@ -115,11 +116,16 @@ def _blocks(speed: Speed) -> str:
     return f"{compiled}; activations computed again in the backward pass: {again}"
 
 
-def _data(run: Run, data: SampleDataset) -> Iterator[str]:
+def _data(run: Run, data: SampleDataset | OwnSamples) -> Iterator[str]:
+    order = data.order
+    assert isinstance(order, TrainOrder)
+    if isinstance(data, OwnSamples):
+        yield str(data.own)
+        yield str(report_own_epoch(order, data.own))
+        return
     for stream in data.streams:
         yield stream.source.address
-    if isinstance(data.order, TrainOrder):
-        yield str(report_epoch(data.order, [stream.index for stream in data.streams], run.data.train))
+    yield str(report_epoch(order, [stream.index for stream in data.streams], run.data.train))
 
 
 def _readers(run: Run) -> str:
@@ -133,10 +139,12 @@ def _readers(run: Run) -> str:
 
 def _evaluation(run: Run) -> Iterator[str]:
     if run.data.eval is not None:
-        yield f"{run.data.eval.remote or run.data.eval.local}, every {run.eval_interval}"
+        dataset = run.data.eval.dataset
+        source = run.data.eval.remote or run.data.eval.local if dataset is None else f"the dataset {dataset.name}"
+        yield f"{source}, every {run.eval_interval}"
 
 
-def _length(run: Run, data: SampleDataset) -> str:
+def _length(run: Run, data: SampleDataset | OwnSamples) -> str:
     total = samples(run.max_duration)
     steps = -(-total // run.global_train_batch_size)
     return f"{total:,} samples = {steps:,} steps = {total / data.order.size:,.4g} epochs"

@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from maws_composer.data.columns import CAPTION, IMAGE_EMBEDDING
+from maws_composer.data.own_text import has_dropout
 from maws_composer.data.randomness import Purpose, sample_words
 from maws_composer.models.clip import Embeddings, ImageTextModel
 from maws_composer.models.contrastive import ContrastiveLoss, global_loss
-from maws_composer.models.text_tower import TextSettings, build_text_tower, text_layers, text_size
+from maws_composer.models.text_tower import TextSettings, text_layers
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.planning.workload import Workload, lit_workload
 from maws_composer.registry import OneOf, lookup, register_stage
 from maws_composer.stages.gradient_caching import GradientCaching, cached_loss, is_cached
 from maws_composer.stages.pair_metrics import HeldOutPairs, RetrievalRecall
 from maws_composer.stages.pixels import normalize
+from maws_composer.stages.text import build_text, text_workload
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
@@ -76,7 +78,7 @@ class LitStage(ComposerModel):
         encoder = None if image_embeddings else VisionTransformer(shape, image_size, qk_norm=qk_norm)
         self.clip = ImageTextModel(
             encoder,
-            build_text_tower(text),
+            build_text(text),
             embed_dim,
             image_width=shape.width,
             initial_scale=pairs_loss.initial_scale,
@@ -87,7 +89,7 @@ class LitStage(ComposerModel):
         self.clip.image_projection.requires_grad_(not lock_image_projection)
         self.columns = self.reads(image_embeddings)
         self.seed = run.seed
-        self.text_settings = text
+        self._draws = text.dropout > 0 or has_dropout(self.clip.text)
         self.of_rows = pairs_loss.of_rows
         if self.leaves_out_encoder(lock_image_tower, image_embeddings):
             self.register_state_dict_post_hook(_leave_out_encoder)
@@ -132,8 +134,7 @@ class LitStage(ComposerModel):
             lookup("size", size).builder,
             image_size,
             qk_norm,
-            text_size(text),
-            text.context_length,
+            text_workload(text),
             embed_dim,
             has_bias=lookup("loss", loss).builder.initial_bias is not None,
             lock_image_tower=lock_image_tower,
@@ -170,11 +171,10 @@ class LitStage(ComposerModel):
 
     def callbacks(self) -> list[Callback]:
         """What of a step lies outside of forward and loss."""
-        if dropout := self.text_settings.dropout:
+        if self._draws:
             log.warning(
-                "text.dropout=%g: on other numbers of GPUs or microbatches the order of the data stays exact, "
-                "the losses are equal in distribution only",
-                dropout,
+                "the text tower has dropout: on other numbers of GPUs or microbatches the order of the data is exact, "
+                "the losses are equal in distribution only"
             )
         return [GradientCaching(self.clip, self._embed_images if self.clip.is_encoder_locked else None, self.of_rows)]
 
@@ -193,7 +193,7 @@ class LitStage(ComposerModel):
     @contextmanager
     def _dropout_of(self, batch: Batch) -> Iterator[None]:
         """Dropout as a function of a microbatch's first sample: the same in both passes of gradient caching."""
-        if not (self.training and self.text_settings.dropout):
+        if not (self.training and self._draws):
             yield
             return
         device = batch["input_ids"].device

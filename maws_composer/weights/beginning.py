@@ -13,7 +13,8 @@ from maws_composer.checkpoints.resume import ResumePoint
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.problems import Problem
 from maws_composer.config.run import Run
-from maws_composer.models.text_tower import TextSettings, build_text_tower
+from maws_composer.models.text_tower import TextSettings
+from maws_composer.stages.text import build_text
 from maws_composer.weights.beside import keep_beside
 from maws_composer.weights.handover import check_source, encoder_of, hand_over, requires_source, will_resume
 from maws_composer.weights.pretrained_text import load_pretrained_text, text_weight_problems
@@ -55,7 +56,7 @@ def _text_problems(run: Run) -> list[Problem]:
         return []
     try:
         with torch.device("meta"):
-            build_text_tower(settings)
+            build_text(settings)
     except ValueError as error:
         return [Problem("model", str(error))]
     is_needed = settings.pretrained and not run.initialize_whole and not will_resume(run)

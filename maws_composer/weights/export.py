@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from maws_composer.config.build import build_told
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.own_text import is_own
 from maws_composer.models.text_tower import text_config
 from maws_composer.registry import lookup, register_exporter
 from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
@@ -172,6 +173,11 @@ def _refuse_qk_norm(weights: Weights, reason: str) -> None:
 
 
 def _text_config(model: ImageText) -> PretrainedConfig:
+    if is_own(model.text):
+        raise SourceError(
+            f"{model.text.name} is a text tower of a plugin, which only its code can run: use --to checkpoint, or an "
+            "exporter of your own"
+        )
     try:
         return text_config(model.text)
     except ValueError as error:

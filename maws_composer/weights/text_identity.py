@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from maws_composer.data.captions import CaptionTokenizer
+from maws_composer.data.own_text import is_own, tokenizer_of
 from maws_composer.models.text_tower import TextSettings, text_config
 
 # Of configurations: where they are from, and who wrote them.
@@ -18,16 +18,18 @@ _SHOWN = 4  # keys that differ
 
 
 def text_identity(settings: TextSettings) -> dict[str, Any]:
-    """What `text.json` keeps: the name, the tokenizer's digest, and the configuration but for dropout.
+    """What `text.json` keeps: the name, the tokenizer's digest, and the configuration but for dropout; of a plugin, its
+    arguments.
 
     Raises:
         ConfigError: there is no such tokenizer.
         ValueError: see `text_config`.
     """
-    config = json.loads(json.dumps(text_config(settings).to_dict(), default=str))
+    told = settings.arguments if is_own(settings) else text_config(settings).to_dict()
+    config = json.loads(json.dumps(told, default=str))
     return {
         "name": settings.name,
-        "tokenizer": CaptionTokenizer(settings.name, settings.context_length).digest(),
+        "tokenizer": tokenizer_of(settings).digest(),
         "config": {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT and "dropout" not in key},
     }
 

@@ -176,7 +176,7 @@ ON_THE_COMMAND_LINE = {
         "stage",
         "unknown stage 'mea'; nearest is mae; looked in maws_composer, installed packages",
     ),
-    "data.train.remote=null": ("data.train", "needs remote, local or streams"),
+    "data.train.remote=null": ("data.train", "needs remote, local, streams or dataset"),
     "data.train.streams.a.local=/data/a": (
         "data.train.streams",
         "data.train.remote is set too; name each source once",

@@ -30,21 +30,36 @@ SIZE = 8
 
 def settings(scenario: dict[str, Any]) -> Any:
     """The `Run` of a scenario."""
+    from maws_composer.config.check import extended
     from maws_composer.config.run import Run
-    from maws_composer.data.settings import Data, EvalData, StreamSource, TrainData
+    from maws_composer.data.settings import Data, DatasetSettings, HeldOutData, StreamSource, TrainData
     from maws_composer.parallel.settings import Speed
+    from maws_composer.registry import load_plugins, lookup
 
+    def named(data: dict[str, Any]) -> dict[str, Any]:
+        """With the arguments of the dataset checked, as `config.load` does."""
+        if "dataset" not in data:
+            return data
+        schema = extended(DatasetSettings, lookup("dataset", data["dataset"]["name"]).builder)
+        return {**data, "dataset": schema(**data["dataset"])}
+
+    assert not load_plugins(scenario.get("code_paths", []))
     train = dict(scenario["train"])
     train["streams"] = {name: StreamSource(**stream) for name, stream in train.get("streams", {}).items()}
     return Run(
         stage="mae",
-        data=Data(train=TrainData(**train), eval=EvalData(**scenario["eval"]) if "eval" in scenario else None),
+        data=Data(
+            train=TrainData(**named(train)),
+            eval=HeldOutData(**named(scenario["eval"])) if "eval" in scenario else None,
+        ),
         global_train_batch_size=scenario.get("batch", 16),
         max_duration="1000sp",
         model={
             "image_size": SIZE,
             "num_classes": scenario.get("classes"),
-            "text": SimpleNamespace(name=scenario.get("tokenizer"), context_length=scenario.get("context_length", 8)),
+            "text": SimpleNamespace(
+                name=scenario.get("tokenizer"), context_length=scenario.get("context_length", 8), arguments={}
+            ),
         },
         seed=scenario.get("seed", 7),
         save_folder="runs/reader",
@@ -70,7 +85,7 @@ def read(scenario: dict[str, Any]) -> dict[str, Any]:
         loader = spec.dataloader
         result["length"], result["samples"] = len(loader), spec.num_samples
         if scenario.get("resume"):
-            loader.load_state_dict(scenario["resume"])
+            _stateful(loader).load_state_dict(scenario["resume"])
         try:
             _read_batches(loader, scenario, result)
         finally:
@@ -101,10 +116,20 @@ def _read_batches(loader: Any, scenario: dict[str, Any], result: dict[str, Any])
                 rows = [[*row, of_image] for row, of_image in zip(rows, labels, strict=True)]
             result["rows"] += rows
             if len(result["sizes"]) == scenario.get("batches"):
-                result["state"] = loader.state_dict()
+                result["state"] = _state(loader, scenario, len(result["sizes"]))
                 return
             _meet(scenario, len(result["sizes"]))
-    result["state"] = loader.state_dict()
+    result["state"] = _state(loader, scenario, len(loader))
+
+
+def _stateful(loader: Any) -> Any:
+    """What Composer asks, of datasets that have no loader of streaming's."""
+    return loader if hasattr(loader, "state_dict") else loader.dataset
+
+
+def _state(loader: Any, scenario: dict[str, Any], batches: int) -> dict[str, Any]:
+    stateful = _stateful(loader)
+    return stateful.state_dict() if stateful is loader else stateful.state_dict(batches * scenario.get("batch", 16))
 
 
 def _meet(scenario: dict[str, Any], batches: int) -> None:

@@ -16,7 +16,7 @@ from maws_composer.data.index import Index, parse_index
 from maws_composer.data.order import Seat
 from maws_composer.data.settings import TrainData
 from maws_composer.data.shard_readers import Readers
-from maws_composer.data.shared_plan import OwnSamples
+from maws_composer.data.shared_plan import PlannedSamples
 from maws_composer.data.sources import Shards
 from tests.data import reader
 from tests.data.shards import index_of, shard_files, write_shards
@@ -106,7 +106,7 @@ def test_readers_are_made_when_asked_for_and_are_those_of_their_streams(folder, 
 def test_workers_look_into_one_plan_and_leave_nothing_out(ranks, workers, batch):
     plan = np.random.default_rng(0).permutation(ranks * batch * 7)
     parts = [
-        OwnSamples(plan, Seat(0, 1, rank, ranks, worker, workers, batch))
+        PlannedSamples(plan, Seat(0, 1, rank, ranks, worker, workers, batch))
         for rank in range(ranks)
         for worker in range(workers)
     ]

@@ -73,7 +73,11 @@ def test_yaml_is_loaded_by_the_loader_that_training_uses(snippet: Snippet, folde
 def needed(content: dict) -> list[str]:
     """What a fragment leaves to its reader."""
     train = content.get("data", {}).get("train", {})
-    return [] if {"remote", "local", "streams"} & set(train) or "base" in content else ["data.train.remote=s3://b/i"]
+    return (
+        []
+        if {"remote", "local", "streams", "dataset"} & set(train) or "base" in content
+        else ["data.train.remote=s3://b/i"]
+    )
 
 
 @pytest.mark.parametrize("snippet", snippets("python"), ids=lambda each: each.place)

@@ -82,6 +82,21 @@ def test_a_file_that_fails_on_import(what: str) -> None:
     assert message.splitlines()[-1].startswith(last)
 
 
+def test_a_file_that_fails_on_import_is_told_with_all_frames_of_its_author(folder: Path) -> None:
+    (folder / "mine/_helper.py").write_text("def compute():\n    return {}['width']\n")
+    second = (
+        "import sys\nsys.path.insert(0, 'mine')\ndef make():\n    from _helper import compute\n    compute()\nmake()\n"
+    )
+    ((_, message),) = problems(second, callbacks="")
+    assert message.splitlines()[0] == "mine/wrong.py cannot be imported:"
+    frames = [line.strip() for line in message.splitlines() if line.lstrip().startswith("File ")]
+    assert [frame.partition(", ")[2] for frame in frames] == [
+        "line 6, in <module>", "line 5, in make", "line 2, in compute",
+    ]  # fmt: skip
+    assert str(folder / "mine/wrong.py") in frames[0] and "_helper.py" in frames[2]
+    assert message.endswith("KeyError: 'width'")
+
+
 @pytest.mark.parametrize("what", SAID)
 def test_a_plugin_that_cannot_be_used(what: str) -> None:
     text, message = SAID[what]

@@ -27,6 +27,7 @@ ELASTIC = (
     f"code_paths=[{USER}]", "data.train.transform={name: my_square, size: 24}", "algorithms.my_centralized.share=0.5",
     "algorithms.gradient_clipping.clipping_threshold=0.05", "schedule={name: my_steps}",
 )  # fmt: skip
+DATASET = ("data.train.local=null", "data.train.dataset={name: my_images, count: 130}")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 def run(runs: Runs) -> Finished:
     """Four steps in which everything that training can name is the user's."""
     return runs(
-        "mine", *ELASTIC, "stage=my_mae", "model.size=my_size", "optimizer={name: my_lion, base_lr: 0.01}",
+        "mine", *ELASTIC, *DATASET, "stage=my_mae", "model.size=my_size", "optimizer={name: my_lion, base_lr: 0.01}",
+        "data.eval.dataset={name: my_images, count: 19}", "eval_interval=4ba",
         "callbacks.my_counter.first=10", "callbacks.learning_rates={}",
         f"loggers.my_lines.file={runs.folder / 'lines'}",
         f"max_duration={4 * GLOBAL_BATCH}sp", "save_interval=4ba",
@@ -51,14 +53,16 @@ def plugins() -> None:
     assert load_plugins([*our_code_paths(), USER]) == []
 
 
-def test_the_folder_has_a_plugin_of_every_kind_but_losses() -> None:
-    assert [kind for kind in KINDS if not any(name.startswith("my_") for name in names(kind))] == ["loss"]
+def test_the_folder_has_a_plugin_of_every_kind() -> None:
+    assert [kind for kind in KINDS if not any(name.startswith("my_") for name in names(kind))] == []
 
 
 def test_a_run_uses_them(run: Finished, runs: Runs) -> None:
     assert run.code == 0, run.output
     assert [step["mine/count"] for step in run.steps] == [11, 12, 13, 14]
     assert "mine/count" in (runs.folder / "lines").read_text().splitlines()
+    assert "metrics/eval/loss" in run.steps[-1]
+    assert "the dataset my_images (" in run.output and "evaluated on: the dataset my_images, every 4ba" in run.output
     peak = 0.01 * GLOBAL_BATCH / 256
     assert [step["lr/decayed"] for step in run.steps] == pytest.approx([peak, peak, peak / 2, peak / 2])
 
@@ -106,8 +110,8 @@ def test_every_algorithm_of_composer_is_allowed_or_refused_with_a_reason() -> No
 
 
 @pytest.mark.slow
-def test_transforms_schedules_and_algorithms_keep_a_run_elastic(runs: Runs) -> None:
-    options = (*ELASTIC, f"max_duration={20 * GLOBAL_BATCH}sp", "save_interval=5ba")
+def test_datasets_transforms_schedules_and_algorithms_keep_a_run_elastic(runs: Runs) -> None:
+    options = (*ELASTIC, *DATASET, f"max_duration={20 * GLOBAL_BATCH}sp", "save_interval=5ba")
     whole = runs("whole", *options)
     runs("moved", *options, processes=2, kill_after_saving=10)
     moved = runs("moved", *options, "speed.workers=1")

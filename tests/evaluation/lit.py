@@ -15,9 +15,10 @@ from streaming import MDSWriter
 
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.initialization import initialize
-from maws_composer.models.text_tower import TextSettings, build_text_tower
+from maws_composer.models.text_tower import TextSettings
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.registry import load_plugins, lookup
+from maws_composer.stages.text import build_text
 from tests.evaluation.labelled import COLORS
 from tests.text_towers import write_text_tower
 
@@ -29,14 +30,15 @@ NAMES = {
 _WORDS = ("a", "red", "blue", "circle", "two", "table")  # which the tokenizer knows
 
 
-def write_lit(folder: Path) -> ImageTextModel:
-    """Write folder/{encoder,text,lit}; returns the whole model, for comparison."""
+def write_lit(folder: Path, settings: TextSettings | None = None) -> ImageTextModel:
+    """Write folder/{encoder,text,lit}; returns the whole model, for comparison. With a text tower if one is named."""
     load_plugins(["maws_composer.stages"])
-    settings = TextSettings(name=str(write_text_tower(folder / "text")), pretrained=False, context_length=20)
+    if settings is None:
+        settings = TextSettings(name=str(write_text_tower(folder / "text")), pretrained=False, context_length=20)
     encoder = VisionTransformer(lookup("size", "vit_micro").builder, 24)
     initialize(encoder, seed=3)
     torch.manual_seed(1)
-    model = ImageTextModel(encoder, build_text_tower(settings), 24).eval()
+    model = ImageTextModel(encoder, build_text(settings), 24).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("encoder."):

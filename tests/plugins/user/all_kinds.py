@@ -15,6 +15,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 
 from maws_composer.evaluation.features import Features, Result
+from maws_composer.models.contrastive import ContrastiveLoss
 from maws_composer.models.sizes import ViTSize
 from maws_composer.registry import (
     register_algorithm,
@@ -23,6 +24,7 @@ from maws_composer.registry import (
     register_exporter,
     register_importer,
     register_logger,
+    register_loss,
     register_optimizer,
     register_reader,
     register_schedule,
@@ -37,6 +39,16 @@ from streaming_conversion.source import Entry, Source
 
 register_size("my_size")(ViTSize(width=32, depth=1, heads=2, patch_size=6))
 register_stage("my_mae")(MaeStage)
+
+
+def margins(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
+    """How much the best wrong column comes too near to the right one."""
+    right = logits.gather(1, match.unsqueeze(1))
+    wrong = logits.scatter(1, match.unsqueeze(1), -torch.inf).amax(1, keepdim=True)
+    return (wrong - right + 1).clamp(min=0).squeeze(1)
+
+
+register_loss("my_margin")(ContrastiveLoss(margins))
 
 
 @register_callback("my_counter")
