@@ -14,7 +14,7 @@ from maws_composer import registry
 from maws_composer.config.problems import ConfigError
 from maws_composer.data.loader import build_train_loader
 from maws_composer.data.own import SampleError
-from maws_composer.data.preflight import check_data
+from maws_composer.data.preflight import check_data, report_own_epoch
 from tests.data import reader
 from tests.data.shards import png, write_shards
 from tests.data.test_elastic_reading import by_position
@@ -165,7 +165,7 @@ WRONG = {  # what a sample is -> path and message
 def test_a_wrong_sample_is_told_before_training(what: str, tmp_path: Path) -> None:
     sample, path, message = WRONG[what]
     told = written(tmp_path, lambda number: sample)
-    (problem,) = check_data(reader.settings(told), 1, 1, ("labels",)).problems
+    (problem,) = check_data(reader.settings(told), 1, 1, ("labels",))
     assert problem.path == f"data.train{path}"
     assert problem.message.startswith(message.format(f"the dataset given ({__file__}:{line_of('given')})"))
 
@@ -205,7 +205,7 @@ def test_what_is_no_dataset_is_told_before_training(what: str, tmp_path: Path) -
 
     registry.register("dataset", "given")(given)
     told = {"train": {"dataset": {"name": "given"}}, "scratch": str(tmp_path), "eval": {"dataset": {"name": "given"}}}
-    problems = check_data(reader.settings(told), 1, 1).problems
+    problems = check_data(reader.settings(told), 1, 1)
     assert [problem.path for problem in problems] == ["data.train.dataset", "data.eval.dataset"]
     assert all(message in problem.message and __file__ in problem.message for problem in problems)
     if what == "an error":
@@ -215,9 +215,10 @@ def test_what_is_no_dataset_is_told_before_training(what: str, tmp_path: Path) -
 
 
 def test_too_few_samples_for_an_epoch_are_told(tmp_path: Path) -> None:
-    (problem,) = check_data(reader.settings(scenario(tmp_path, count=20)), 1, 1).problems
+    (problem,) = check_data(reader.settings(scenario(tmp_path, count=20)), 1, 1)
     assert (problem.path, problem.message[:26]) == ("data.train", "20 samples are too few: an")
-    report = check_data(reader.settings(scenario(tmp_path)), 1, 1).epoch
+    data = build_train_loader(reader.settings(scenario(tmp_path))).dataloader.dataset
+    report = report_own_epoch(data.order, data.own)
     assert str(report).startswith("an epoch is 96 samples from the dataset my_images; 7 (6.80%) are left out of it")
 
 
