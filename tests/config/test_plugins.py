@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_imported_is_one_problem_and_breaks_nothing_else(m
         ("code_paths", "mine/c.py cannot be imported:", "run.yaml, line 7"),
         ("callbacks.mine.upto", "expected a whole number, got 'many'", "run.yaml, line 8"),
     ]
-    assert "mine/b.py\", line 1, in <module>\n    import no_such_module_of_mine" in found[0][1]
+    assert 'mine/b.py", line 1, in <module>\n    import no_such_module_of_mine' in found[0][1]
     assert found[0][1].endswith("ModuleNotFoundError: No module named 'no_such_module_of_mine'")
     assert found[1][1].endswith("SyntaxError: invalid syntax")
 
