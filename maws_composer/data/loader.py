@@ -235,7 +235,13 @@ def _train_transform(run: Run) -> Transform:
         return Chosen(name, build_named("transform", data.transform, name, run), run.seed, size)
     if data.central_crop:
         return ResizeAndCrop(size, size)
-    return RandomCropAndFlip(run.seed, size, data.crop_scale, data.crop_ratio, data.flip)
+    return random_crop(run)
+
+
+def random_crop(run: Run) -> RandomCropAndFlip:
+    """What a picture is cropped by, unless a run names a transform or crops the middle."""
+    data = run.data.train
+    return RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
 
 
 def _num_classes(run: Run, columns: Sequence[str]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,8 @@ from streaming.base.world import World
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.captions import tokenizer_problems
 from maws_composer.data.class_preflight import class_problems
-from maws_composer.data.columns import CAPTION, DATASET_FILE, LABELS
+from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE_EMBEDDING, LABELS
+from maws_composer.data.enlargement import enlargement_note
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
 from maws_composer.data.index import (
     Index,
@@ -29,7 +31,7 @@ from maws_composer.data.index import (
     with_groups,
 )
 from maws_composer.data.label_preflight import label_problems
-from maws_composer.data.loader import dataset_folder, is_resampled, train_order, wanted_columns
+from maws_composer.data.loader import dataset_folder, is_resampled, random_crop, train_order, wanted_columns
 from maws_composer.data.order import TrainOrder
 from maws_composer.data.resampling import describe
 from maws_composer.data.settings import EvalData, Source, TrainData
@@ -39,6 +41,8 @@ from maws_composer.outages import OutageError, is_mistake
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
+
+log = logging.getLogger(__name__)
 
 _TRIED_SAMPLES = 16
 
@@ -127,7 +131,15 @@ def _check_training(
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
+    if IMAGE_EMBEDDING not in columns and not train.central_crop and train.transform is None:
+        _note_enlargement(run, indexes)
     return DataCheck(problems, epoch)
+
+
+def _note_enlargement(run: Run, indexes: Sequence[Index]) -> None:
+    notes = (enlargement_note(index, random_crop(run), run.data.train.download_timeout) for index in indexes)
+    for note in filter(None, notes):
+        log.info("%s", note)
 
 
 def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:
