@@ -40,7 +40,7 @@ class Resizing:
         if shorter <= self.shortest_side:
             return image
         picture = decode(image, max_pixels).convert("L" if is_gray else "RGB")
-        size = tuple(round(side * self.shortest_side / shorter) for side in (width, height))
+        size = (round(width * self.shortest_side / shorter), round(height * self.shortest_side / shorter))
         smaller = io.BytesIO()
         picture.resize(size, Image.Resampling.LANCZOS).save(
             smaller, "JPEG", quality=self.quality, **_kept(about, picture.mode)

@@ -18,6 +18,7 @@ from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
 
 from maws_composer.config.build import build_named
 from maws_composer.data.captions import CaptionTokenizer
@@ -324,7 +325,7 @@ def count_samples(batch: Mapping[str, Any]) -> int:
 def _stack(values: list[Any]) -> Tensor | list[Any]:
     first = values[0]
     if isinstance(first, Tensor):
-        return torch.stack(values)
+        return default_collate(values)  # in a loader's process, straight into memory that the rank sees too
     if isinstance(first, bool | int):
         return torch.tensor(values)
     if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):
