@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from streaming import Stream
 from streaming.base.constant import TICK
 from streaming.base.format import FileInfo
-from streaming.base.format.mds.encodings import mds_decode
 from streaming.base.format.mds.reader import MDSReader
 from streaming.base.hashing import get_hash
 from streaming.base.shared import SharedArray
@@ -35,7 +34,8 @@ from streaming.base.util import bytes_to_int, wait_for_file_to_exist
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
-from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE
+from maws_composer.data.column_reader import ColumnReader
+from maws_composer.data.columns import DATASET_FILE
 from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
 from maws_composer.data.settings import Source
 from maws_composer.data.sources import Shards
@@ -99,28 +99,6 @@ class BisectingIndex:
             raise IndexError(f"there is no sample {sample}")
         shard = bisect.bisect_right(self._ends, sample)
         return shard, int(sample) - (self._ends[shard - 1] if shard else 0)
-
-
-class ColumnReader(MDSReader):
-    """Reads the wanted columns of a shard, under our names; image and caption as their bytes, which may be broken."""
-
-    def __init__(self, columns: Mapping[str, str], **shard: Any) -> None:
-        super().__init__(**shard)
-        self._columns = {theirs: ours for ours, theirs in columns.items()}
-
-    def decode_sample(self, data: bytes) -> dict[str, Any]:
-        variable = [i for i, size in enumerate(self.column_sizes) if not size]
-        sizes: list[int] = list(self.column_sizes)
-        for i, size in zip(variable, np.frombuffer(data, np.uint32, len(variable)), strict=True):
-            sizes[i] = int(size)
-        sample: dict[str, Any] = {}
-        begin = 4 * len(variable)
-        for name, encoding, size in zip(self.column_names, self.column_encodings, sizes, strict=True):
-            if ours := self._columns.get(name):
-                value = data[begin : begin + size]
-                sample[ours] = value if ours in (IMAGE, CAPTION) else mds_decode(encoding, value)
-            begin += size
-        return sample
 
 
 class DataStream(Stream):
