@@ -14,11 +14,15 @@ from typing import NoReturn
 from maws_composer import registry
 from maws_composer.config.build import build_told
 from maws_composer.config.problems import ConfigError, Problem, format_problems
-from streaming_conversion.option_types import positive, share, size
+from streaming_conversion.label_options import refuse
+from streaming_conversion.option_types import positive, quality, share, size
 from streaming_conversion.problems import ConversionError
 from streaming_conversion.readers import readers
+from streaming_conversion.resizing import Resizing
 from streaming_conversion.source import Source
 from streaming_conversion.verify import MAX_PIXELS
+
+_QUALITY = 90
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +79,7 @@ def _sources(arguments: argparse.Namespace) -> dict[str, Source]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    resizing = _resizing(arguments)
     sources = _sources(arguments)
 
     from streaming_conversion.convert import Options, convert, finished  # slow to import, and not needed for --help
@@ -87,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> None:
         max_pixels=arguments.max_pixels,
         max_bad=arguments.max_bad,
         overwrite=arguments.overwrite,
+        resizing=resizing,
         scratch=arguments.scratch,
     )
     places = {f"{arguments.destination.rstrip('/')}/{name}".rstrip("/"): source for name, source in sources.items()}
@@ -97,6 +103,13 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"{place}: finished before")
         else:
             print(convert(source, place, options))
+
+
+def _resizing(arguments: argparse.Namespace) -> Resizing | None:
+    if arguments.resize is None:
+        refuse(arguments, ("quality",), "without --resize, which makes the JPEGs that it is of")
+        return None
+    return Resizing(arguments.resize, arguments.quality or _QUALITY)
 
 
 def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
@@ -145,5 +158,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help=f"larger images are skipped; default: {MAX_PIXELS}")  # fmt: skip
     add("--no-verify", action="store_true",
         help="do not decode every image to see that it can be (for sources checked before)")  # fmt: skip
+    add("--resize", type=positive, metavar="SHORTEST_SIDE",
+        help="larger pictures become JPEGs whose shorter side has so many pixels; the others are kept byte for byte. "
+        "Training then decodes less: see docs/pages/data.md for what it costs; default: all are kept")  # fmt: skip
+    add("--quality", type=quality, metavar="Q", help=f"of these JPEGs, 1 to 100; default: {_QUALITY}")
     add("--overwrite", action="store_true", help="replace what an earlier conversion wrote to DST (a folder only)")
     add("--scratch", type=Path, metavar="DIR", help="where parts wait for upload; default: the temporary folder")

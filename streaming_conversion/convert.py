@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maws_composer.data.columns import CAPTION, DATASET_FILE, HASHTAGS, DatasetFile, DatasetFileError, Group
+from maws_composer.data.columns import CAPTION, DATASET_FILE, HASHTAGS, RESIZE, DatasetFile, DatasetFileError, Group
 from streaming_conversion import VERSION
 from streaming_conversion.destination import INDEX, Destination, open_destination
 from streaming_conversion.groups import describe_group
 from streaming_conversion.parts import PartResult, PartTask
 from streaming_conversion.problems import ConversionError, counted
 from streaming_conversion.processes import Progress, write_parts
+from streaming_conversion.resizing import Resizing
 from streaming_conversion.resuming import (
     SKIPPED,
     differences,
@@ -47,6 +48,7 @@ class Options:
         max_pixels: see `why_unusable`.
         max_bad: the largest share of pictures that may be skipped.
         overwrite: begin anew in a destination that has been written to.
+        resizing: of larger pictures; None: all stay as they are.
         scratch: for parts on their way to object storage; None for the system's temporary folder.
     """
 
@@ -57,16 +59,20 @@ class Options:
     max_pixels: int = 178_956_970
     max_bad: float = 0.01
     overwrite: bool = False
+    resizing: Resizing | None = None
     scratch: Path | None = None
 
     def deciding(self) -> dict[str, Any]:
         """What decides the bytes that are written."""
-        return {
+        settings = {
             "shard_bytes": self.shard_bytes,
             "part_size": self.part_size,
             "decode": self.decode,
             "max_pixels": self.max_pixels,
         }
+        if self.resizing is None:
+            return settings
+        return settings | {RESIZE: self.resizing.shortest_side, "quality": self.resizing.quality}
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,8 @@ def _tasks(source: Source, destination: Destination, options: Options) -> list[P
     for number, entries in enumerate(source.parts(options.part_size)):
         name = f"part-{number:06}"
         folder, remote = destination.part(name)
-        limits = (options.shard_bytes, options.decode, options.max_pixels)
-        tasks.append(PartTask(name, entries, source.load, columns, folder, remote, *limits))
+        how = (options.shard_bytes, options.decode, options.max_pixels, options.resizing)
+        tasks.append(PartTask(name, entries, source.load, columns, folder, remote, *how))
     return tasks
 
 

@@ -24,6 +24,14 @@ def share(text: str) -> float:
     return number
 
 
+def quality(text: str) -> int:
+    """1 to 100."""
+    number = positive(text)
+    if number > 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+    return number
+
+
 def size(text: str) -> int:
     """`64mb` in bytes."""
     match = re.fullmatch(r"(\d+)\s*([kmg]?b?)", text.strip().lower())

@@ -14,7 +14,9 @@ import numpy as np
 from streaming import MDSWriter
 
 from maws_composer.data.columns import CAPTION, HASHTAGS, ID, IMAGE, LABELS
+from maws_composer.data.decode import UndecodableImageError
 from streaming_conversion.problems import ConversionError
+from streaming_conversion.resizing import Resizing
 from streaming_conversion.source import Entry
 from streaming_conversion.verify import why_unusable
 
@@ -34,6 +36,7 @@ class PartTask:
         remote: where in object storage it goes from there, or None.
         shard_bytes: largest size of a shard.
         decode, max_pixels: see `why_unusable`.
+        resizing: of larger pictures; None: all stay as they are.
     """
 
     name: str
@@ -45,6 +48,7 @@ class PartTask:
     shard_bytes: int
     decode: bool
     max_pixels: int
+    resizing: Resizing | None = None
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,8 @@ def _write_samples(task: PartTask, writer: PartWriter, tick: Callable[[], None])
     skipped: list[dict[str, str]] = []
     images, without = 0, {HASHTAGS: 0, CAPTION: 0}
     for entry in task.entries:
-        image = _load(task, entry)
-        reason = why_unusable(image, task.decode, task.max_pixels)
+        image, reason = _smaller(task, _load(task, entry))
+        reason = reason or why_unusable(image, task.decode, task.max_pixels)
         if reason is None:
             writer.write(_sample(entry, image))
             images += 1
@@ -164,6 +168,16 @@ def _load(task: PartTask, entry: Entry) -> bytes:
     except OSError as error:
         # not skipped: storage that is away for a moment must not cost pictures
         raise ConversionError(f"{entry.key} cannot be read: {error.strerror or error}") from error
+
+
+def _smaller(task: PartTask, image: bytes) -> tuple[bytes, str | None]:
+    """The picture as it is stored, or why it cannot be had."""
+    if task.resizing is None:
+        return image, None
+    try:
+        return task.resizing(image, task.max_pixels), None
+    except UndecodableImageError as error:
+        return image, f"cannot be resized: {error}"
 
 
 def _sample(entry: Entry, image: bytes) -> dict[str, Any]:

@@ -31,6 +31,7 @@ ENCODINGS: Mapping[str, tuple[str, ...]] = {
 
 DATASET_FILE = "dataset.json"
 CAPTIONS_FILE = "captions.json"  # id -> language -> caption, for those beside the column `caption`
+RESIZE = "resize"  # of `settings`, or of `source` where another dataset was resized before: see `shortest_side`
 FORMAT_VERSION = 1
 
 
@@ -105,6 +106,12 @@ class DatasetFile:
     classes: str | None = None
     groups: list[Group] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def shortest_side(self) -> int | None:
+        """Pixels that the shorter side of a picture has at most, if larger ones were resized; None if they were not."""
+        told = [each[RESIZE] for each in (self.settings, self.source) if isinstance(each.get(RESIZE), int)]
+        return min(told, default=None)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -6,6 +6,7 @@ import io
 import warnings
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 # Not all that Pillow opens: EPS starts Ghostscript, and rare readers are where rare holes are.
@@ -47,6 +48,17 @@ def decode(data: bytes | Image.Image, max_pixels: int) -> Image.Image:
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
         reason = "not an image of a known format" if "cannot identify" in str(error) else str(error)
         raise UndecodableImageError(reason or type(error).__name__) from error
+
+
+def resized_crop(
+    image: Image.Image, box: tuple[int, int, int, int], size: int, mirrored: bool = False
+) -> UInt8[np.ndarray, "3 size size"]:
+    """A box of the picture, resized to a square, bicubic, channels first."""
+    # First crop, then resize: `resize(box=…)` would let pixels outside of the box bleed in.
+    square = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    if mirrored:
+        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(square).transpose(2, 0, 1).copy()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

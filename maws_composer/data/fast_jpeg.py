@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maws_composer.data.decode import decode
+from maws_composer.data.decode import decode, resized_crop
 
 cv2.setNumThreads(0)  # loader workers are the threads
 
@@ -31,8 +31,10 @@ class Jpeg(NamedTuple):
     data: bytes
     size: tuple[int, int]
 
-    def crop(self, box: tuple[int, int, int, int], size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """A box of the picture, resized to a square, RGB.
+    def crop(
+        self, box: tuple[int, int, int, int], size: int, mirrored: bool = False
+    ) -> UInt8[np.ndarray, "3 size size"]:
+        """A box of the picture, resized to a square, RGB, channels first.
 
         Scaled down by 2, 4 or 8 while it is decoded, as long as the box keeps `size` pixels on its shorter side; then
         by the mean over each pixel's area, or bicubic where the box is smaller than the square. The box is moved to
@@ -46,14 +48,17 @@ class Jpeg(NamedTuple):
         scale = next((scale for scale in _REDUCED if shorter >= scale * size), 1)
         picture = cv2.imdecode(np.frombuffer(self.data, np.uint8), _REDUCED[scale] | cv2.IMREAD_IGNORE_ORIENTATION)
         if picture is None:  # not readable by OpenCV; by Pillow perhaps
-            whole = decode(self.data, self.size[0] * self.size[1])
-            return np.asarray(whole.crop(box).resize((size, size), Image.Resampling.BICUBIC))
+            return resized_crop(decode(self.data, self.size[0] * self.size[1]), box, size, mirrored)
         height, width = picture.shape[:2]
         right, bottom = min(round(right / scale), width), min(round(bottom / scale), height)
         cut = picture[round(top / scale) : bottom, round(left / scale) : right]
         how = cv2.INTER_AREA if min(cut.shape[:2]) >= size else cv2.INTER_CUBIC
         square = cv2.resize(cut, (size, size), interpolation=how)
-        return cv2.cvtColor(square, cv2.COLOR_BGR2RGB)
+        if mirrored:
+            square = cv2.flip(square, 1)
+        planes = np.empty((3, size, size), np.uint8)
+        cv2.split(square, [planes[2], planes[1], planes[0]])  # 4 µs; numpy takes 50 to put channels first
+        return planes
 
 
 def open_jpeg(data: bytes | Image.Image, max_pixels: int) -> Jpeg | Image.Image:

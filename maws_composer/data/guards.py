@@ -33,10 +33,11 @@ from streaming.base.util import bytes_to_int
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.column_reader import ColumnReader
 from maws_composer.data.columns import DATASET_FILE
 from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
 from maws_composer.data.settings import Source
-from maws_composer.data.shard_readers import ColumnReader, ShardSize
+from maws_composer.data.shard_readers import ShardSize
 from maws_composer.data.sources import Shards
 from maws_composer.outages import OutageError, refused
 

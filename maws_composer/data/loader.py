@@ -14,7 +14,7 @@ from streaming import StreamingDataLoader
 from streaming.base.world import World
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from maws_composer.config.build import build_named
 from maws_composer.data.captions import Tokens
@@ -283,7 +283,13 @@ def _train_transform(run: Run) -> Transform:
         return Chosen(name, build_named("transform", data.transform, name, run), run.seed, size)
     if data.central_crop:
         return ResizeAndCrop(size, size)
-    return RandomCropAndFlip(run.seed, size, data.crop_scale, data.crop_ratio, data.flip)
+    return random_crop(run)
+
+
+def random_crop(run: Run) -> RandomCropAndFlip:
+    """What a picture is cropped by, unless a run names a transform or crops the middle."""
+    data = run.data.train
+    return RandomCropAndFlip(run.seed, run.model["image_size"], data.crop_scale, data.crop_ratio, data.flip)
 
 
 def _num_classes(run: Run, columns: Sequence[str]) -> int | None:
@@ -346,7 +352,7 @@ def count_samples(batch: Mapping[str, Any]) -> int:
 def _stack(values: list[Any]) -> Tensor | list[Any]:
     first = values[0]
     if isinstance(first, Tensor):
-        return torch.stack(values)
+        return default_collate(values)  # in a loader's process, straight into memory that the rank sees too
     if isinstance(first, bool | int):
         return torch.tensor(values)
     if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):

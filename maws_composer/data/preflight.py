@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from streaming.base.world import World
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import class_problems
 from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE_EMBEDDING, LABELS
+from maws_composer.data.enlargement import enlargement_note
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
 from maws_composer.data.index import (
     Index,
@@ -27,7 +29,7 @@ from maws_composer.data.index import (
     with_groups,
 )
 from maws_composer.data.label_preflight import label_problems
-from maws_composer.data.loader import dataset_folder, is_resampled, train_order, wanted_columns
+from maws_composer.data.loader import dataset_folder, is_resampled, random_crop, train_order, wanted_columns
 from maws_composer.data.loader_processes import loader_processes, shared_memory_problems
 from maws_composer.data.order import TrainOrder
 from maws_composer.data.own import OwnDataset
@@ -42,6 +44,8 @@ from maws_composer.outages import OutageError, is_mistake
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
+
+log = logging.getLogger(__name__)
 
 _TRIED_SAMPLES = 16
 
@@ -124,6 +128,8 @@ def _training_problems(
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
+    if IMAGE_EMBEDDING not in columns and not train.central_crop and train.transform is None:
+        _note_enlargement(run, indexes)
     return problems
 
 
@@ -134,6 +140,12 @@ def _own_training_problems(run: Run, columns: Sequence[str]) -> list[Problem]:
         return problems
     epoch = report_own_epoch(own_train_order(train, run.seed, run.global_train_batch_size, own.size), own)
     return [*_left_out_problems(epoch, run), *problems]
+
+
+def _note_enlargement(run: Run, indexes: Sequence[Index]) -> None:
+    notes = (enlargement_note(index, random_crop(run), run.data.train.download_timeout) for index in indexes)
+    for note in filter(None, notes):
+        log.info("%s", note)
 
 
 def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -> EpochReport:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import bisect
-import os
 from array import array
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from streaming.base.format.mds.encodings import mds_decode
-from streaming.base.format.mds.reader import MDSReader
 
-from maws_composer.data.columns import CAPTION, IMAGE
+from maws_composer.data.column_reader import ColumnReader
 
 if TYPE_CHECKING:
     from maws_composer.data.guards import DataStream
@@ -32,44 +29,6 @@ class BisectingIndex:
             raise IndexError(f"there is no sample {sample}")
         shard = bisect.bisect_right(self._ends, sample)
         return shard, int(sample) - (self._ends[shard - 1] if shard else 0)
-
-
-class ColumnReader(MDSReader):
-    """Reads the wanted columns of a shard, under our names; image and caption as their bytes, which may be broken."""
-
-    def __init__(self, columns: Mapping[str, str], **shard: Any) -> None:
-        super().__init__(**shard)
-        ours = {theirs: ours for ours, theirs in columns.items()}
-        self._file = os.path.join(self.dirname, self.raw_data.basename)
-        self._layout = [
-            (ours.get(name), encoding, size)
-            for name, encoding, size in zip(self.column_names, self.column_encodings, self.column_sizes, strict=True)
-        ]
-        self._of_any_size = sum(not size for size in self.column_sizes)
-
-    def get_sample_data(self, idx: int) -> bytes:
-        """As MDSReader's, in half of the time: two reads of what is wanted, and no file object."""
-        file = os.open(self._file, os.O_RDONLY)
-        try:
-            begin, end = np.frombuffer(os.pread(file, 8, 4 * (1 + idx)), np.uint32).tolist()
-            data = os.pread(file, end - begin, begin)
-        finally:
-            os.close(file)
-        if not data:
-            raise IndexError(f"it has no sample {idx}")
-        return data
-
-    def decode_sample(self, data: bytes) -> dict[str, Any]:
-        sizes = iter(np.frombuffer(data, np.uint32, self._of_any_size).tolist())
-        sample: dict[str, Any] = {}
-        begin = 4 * self._of_any_size
-        for ours, encoding, size in self._layout:
-            end = begin + (size or next(sizes))
-            if ours:
-                value = data[begin:end]
-                sample[ours] = value if ours in (IMAGE, CAPTION) else mds_decode(encoding, value)
-            begin = end
-        return sample
 
 
 class ShardSize:

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from maws_composer.data.decode import resized_crop
 from maws_composer.data.randomness import Purpose, below, sample_words, uniform
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ class RandomCropAndFlip:
 
     def __call__(self, image: Image.Image | Jpeg, epoch: int, position: int) -> Pixels:
         box = self.box(image.size, epoch, position)
+        mirrored = self.mirrored(epoch, position)
         if isinstance(image, Image.Image):
-            # First crop, then resize: `resize(box=…)` would let pixels outside of the box bleed in.
-            square = np.asarray(image.crop(box).resize((self.size, self.size), Image.Resampling.BICUBIC))
-        else:
-            square = image.crop(box, self.size)
-        if self.flip and sample_words(self.seed, epoch, position, Purpose.FLIP)[0] >> 31:
-            square = square[:, ::-1]
-        return pixels(square)
+            return torch.from_numpy(resized_crop(image, box, self.size, mirrored))
+        return torch.from_numpy(image.crop(box, self.size, mirrored))
+
+    def mirrored(self, epoch: int, position: int) -> bool:
+        """Every second time."""
+        return self.flip and bool(sample_words(self.seed, epoch, position, Purpose.FLIP)[0] >> 31)
 
     def box(self, size: tuple[int, int], epoch: int, position: int) -> Box:
         """(left, top, right, bottom), distributed as torchvision's RandomResizedCrop draws it."""
@@ -156,6 +157,6 @@ def resize_and_crop(image: Image.Image, size: int, resize: int | None = None) ->
     return pixels(image.crop((left, top, left + size, top + size)))
 
 
-def pixels(image: Image.Image | UInt8[np.ndarray, "height width 3"]) -> Pixels:
+def pixels(image: Image.Image) -> Pixels:
     """An RGB image as uint8, channels first."""
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

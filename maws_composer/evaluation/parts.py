@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from maws_composer.data.column_reader import ColumnReader
 from maws_composer.data.columns import ID, IMAGE
 from maws_composer.data.guards import DataStream, ShardError
 from maws_composer.data.index import Index
-from maws_composer.data.shard_readers import ColumnReader
 from maws_composer.data.transforms import Transform
 from maws_composer.data.usable import UnusableSampleError, usable
 

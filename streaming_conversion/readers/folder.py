@@ -1,6 +1,7 @@
 """A folder of images, with an optional metadata.jsonl.
 
-Finds images in SRC and its sub-folders by their endings, in the order of their paths. The bytes are kept as they are.
+Finds images in SRC and its sub-folders by their endings, in the order of their paths. The bytes are kept as they are,
+unless --resize makes them smaller.
 
 metadata.jsonl has one JSON object per line for each image:
   file_name   path of the image, relative to SRC

@@ -35,7 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from maws_composer.data.columns import DATASET_FILE, DatasetFile, DatasetFileError
+from maws_composer.data.columns import DATASET_FILE, RESIZE, DatasetFile, DatasetFileError
 from streaming_conversion.canonical import AMBIGUOUS, CANONICAL, Canonical, read_table, table_digest
 from streaming_conversion.hashtags import RAW, VERSION, as_written, normalise
 from streaming_conversion.label_options import add_classes, add_grouping, grouping, read_classes, refuse
@@ -131,9 +131,12 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _provenance(path: Place) -> dict[str, Any]:
-    """What the dataset says of its own source, so that a license is not lost."""
+    """What the dataset says of its own source, so that a license is not lost, and how large its pictures are."""
+    known: dict[str, Any] = {}
     try:
-        known = DatasetFile.from_json(read_file(path, DATASET_FILE)).source
+        dataset = DatasetFile.from_json(read_file(path, DATASET_FILE))
     except (ConversionError, DatasetFileError):
-        known = {}
+        pass
+    else:
+        known = dataset.source | ({RESIZE: dataset.shortest_side} if dataset.shortest_side else {})
     return known | {"labelled_from": str(path)}
