@@ -2,12 +2,15 @@
 
 import torch
 
-from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, start, training_step
+from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, reading, start, training_step
+from benchmarks.scale import __main__ as scale
 
 if __name__ == "__main__":
     start.main([])
     decoding.main([])
     epoch_order.main([])
+    scale.main([])
+    reading.main([])
     labels.main()
     label_loss.main([])
     callbacks.main([])

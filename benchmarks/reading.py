@@ -12,6 +12,7 @@ node shares costs is in the first figure only.
 from __future__ import annotations
 
 import argparse
+import atexit
 import multiprocessing
 import os
 import socket
@@ -119,7 +120,8 @@ def _read(
     dist.barrier()
     rates.close()
     rates.join_thread()
-    os._exit(0)  # the threads of an unfinished epoch are of no interest
+    atexit._run_exitfuncs()  # removes shared memory
+    os._exit(0)  # without the threads of an unfinished epoch
 
 
 def main(arguments: list[str] | None = None) -> None:

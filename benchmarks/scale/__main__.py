@@ -74,9 +74,10 @@ def report_coverage(samples: int) -> None:
 
 def _report(name: str, start: Start) -> None:
     stages = ", ".join(f"{stage} {took.clock:.0f} ({took.cpu:.0f})" for stage, took in start.stages.items())
+    rank, imports, node, worker = (size / 1e9 for size in (start.rank, start.imports, start.node, start.worker))
     print(
-        f"{name}\n    seconds (CPU) to the end of: {stages}\n    rank {start.rank / 1e9:.2f} GB at most, of which "
-        f"imports {start.imports / 1e9:.2f}; node {start.node / 1e9:.2f} GB, a worker {start.worker / 1e9:.3f} of it",
+        f"{name}\n    seconds (CPU) to the end of: {stages}\n    rank {rank:.2f} GB at most, imports {imports:.2f}; "
+        f"node {node:.2f} GB, each worker's own {worker:.3f}",
         flush=True,
     )
 

@@ -11,7 +11,7 @@ import pytest
 from tests.data import reader
 from tests.data.shards import shard_files, write_shards
 
-SHARDS, PER_SHARD, BATCH, CANONICAL = 200, 6, 24, 8
+SAMPLES, PER_SHARD, BATCH, CANONICAL = 1_200, 6, 24, 8
 STOP = 20  # of 50 batches
 
 
@@ -31,8 +31,8 @@ def downloads(scratch: Path) -> list[set[str]]:
 
 @pytest.mark.slow
 def test_each_node_downloads_what_it_reads_and_little_is_downloaded_twice(s3, tmp_path):
-    written = write_shards(s3.bucket("nodes") / "train", SHARDS * PER_SHARD, PER_SHARD)
-    assert len(shard_files(written)) == SHARDS
+    written = write_shards(s3.bucket("nodes") / "train", SAMPLES, PER_SHARD)
+    names = {file.name for file in shard_files(written)}
     train = {
         "remote": "s3://nodes/train",
         "num_canonical_nodes": CANONICAL,
@@ -40,16 +40,16 @@ def test_each_node_downloads_what_it_reads_and_little_is_downloaded_twice(s3, tm
     }
     scenario = {"train": train, "batch": BATCH, "workers": 1, "predownload": 2 * BATCH}
     whole, _ = read({**scenario, "scratch": str(tmp_path / "whole")}, s3, world_size=8, nodes=4)
-    assert sorted(Counter(row[4] for row in whole).values()) == [1] * (SHARDS * PER_SHARD)
+    assert sorted(Counter(row[4] for row in whole).values()) == [1] * SAMPLES
 
     by_node = downloads(tmp_path / "whole")
-    assert len(by_node) == 4 and set().union(*by_node) == {file.name for file in shard_files(written)}
+    assert len(by_node) == 4 and set().union(*by_node) == names
     # Each part of a canonical node begins and ends within a shard, at most, which its neighbours read too.
-    assert sum(map(len, by_node)) <= SHARDS + CANONICAL
-    assert all(len(shards) <= SHARDS // 4 + 2 * CANONICAL // 4 for shards in by_node)
+    assert sum(map(len, by_node)) <= len(names) + CANONICAL
+    assert all(len(shards) <= len(names) // 4 + 2 * CANONICAL // 4 for shards in by_node)
 
     first, state = read({**scenario, "scratch": str(tmp_path / "first"), "batches": STOP}, s3, world_size=8, nodes=4)
     rest, _ = read({**scenario, "scratch": str(tmp_path / "rest"), "resume": state}, s3, world_size=4, nodes=2)
     assert sorted(map(str, first + rest)) == sorted(map(str, whole))
     resumed = downloads(tmp_path / "rest")
-    assert len(resumed) == 2 and sum(map(len, resumed)) < SHARDS  # those that are behind are not fetched again
+    assert len(resumed) == 2 and sum(map(len, resumed)) < len(names)  # those that are behind are not fetched again
