@@ -79,7 +79,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         num_classes=_num_classes(run, columns),
         decode=_decoder(data),
     )  # fmt: skip
-    return _data_spec(dataset, run.speed, _tokenizer(run, columns))
+    return _data_spec(dataset, run.speed, _tokenizer(run, columns), count_training_samples)
 
 
 def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
@@ -127,7 +127,7 @@ def build_loader_of_each_once(
         num_classes=num_classes,
         optional=(CAPTION,) if tokenizer is None else (),
     )  # fmt: skip
-    return _data_spec(dataset, run.speed, tokenizer)
+    return _data_spec(dataset, run.speed, tokenizer, count_samples)
 
 
 def train_order(
@@ -249,7 +249,12 @@ def _tokenizer(run: Run, columns: Sequence[str]) -> CaptionTokenizer | None:
     return CaptionTokenizer(text.name, text.context_length)
 
 
-def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTokenizer | None) -> DataSpec:
+def _data_spec(
+    dataset: SampleDataset,
+    speed: ForwardSpeed,
+    tokenizer: CaptionTokenizer | None,
+    count: Callable[[Batch], int],
+) -> DataSpec:
     # Only with workers: a loader without has nobody to wait for, and PyTorch refuses these.
     with_workers = {
         "prefetch_factor": speed.prefetch_factor,
@@ -270,7 +275,7 @@ def _data_spec(dataset: SampleDataset, speed: ForwardSpeed, tokenizer: CaptionTo
         loader,
         num_samples=dataset.order.size,
         split_batch=split_batch,
-        get_num_samples_in_batch=count_samples,
+        get_num_samples_in_batch=count,
     )
 
 
@@ -313,6 +318,11 @@ def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
 def count_samples(batch: Mapping[str, Any]) -> int:
     """Samples of a batch, without the rows that only fill it."""
     return int(batch["valid"].sum())
+
+
+def count_training_samples(batch: Mapping[str, Any]) -> int:
+    """The same of a batch of training, where nothing fills it: Composer asks for each microbatch, on the device."""
+    return len(batch["valid"])
 
 
 def _stack(values: list[Any]) -> Tensor | list[Any]:
