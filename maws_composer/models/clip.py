@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import normalize
 
-from maws_composer.models.text_tower import initialize_text_parameter
+from maws_composer.models.text_tower import initialize_text_parameter, mask_for
 from maws_composer.models.vit import VisionTransformer
 
 if TYPE_CHECKING:
@@ -155,5 +155,6 @@ class ImageTextModel(nn.Module):
         return normalize(self.image_projection(embedding).float(), dim=-1)
 
     def _embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.text(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = mask_for(self.text, attention_mask)
+        hidden = self.text(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return normalize(self.text_projection(hidden[:, 0]).float(), dim=-1)

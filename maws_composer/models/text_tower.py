@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ KNOWN_TEXT_TOWERS: dict[str, TextSize] = {
 
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
 _CAUSAL = {"clip_text_model"}  # besides language models
+_TAKES_MASKS_OF_QUERIES = {"bert", "camembert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,17 @@ def text_layers(tower: PreTrainedModel) -> list[nn.Module]:
         f"text.name: {type(tower).__name__} has no list of {depth} layers, which could be sharded one by one; name an "
         "encoder such as XLM-R"
     )
+
+
+def mask_for(
+    tower: PreTrainedModel, attention_mask: Int[Tensor, "batch tokens"]
+) -> Int[Tensor, "batch tokens"] | Int[Tensor, "batch 1 tokens"]:
+    """The mask in the form in which the tower takes it as it is, where it has one.
+
+    Of one without queries, BERT and its like first ask whether all of it is 1, and leave it out then: the CPU waits for
+    the GPU, and compiled blocks are compiled again.
+    """
+    return attention_mask.unsqueeze(1) if tower.config.model_type in _TAKES_MASKS_OF_QUERIES else attention_mask
 
 
 @torch.no_grad()

@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from composer import Trainer
 from composer.core import Callback, DataSpec, Evaluator, Time
 from composer.devices import Device, DeviceCPU
+from composer.models import ComposerModel
 
 from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.build import build_all
@@ -31,7 +33,7 @@ from maws_composer.resilience.preemption import Preemption
 from maws_composer.stages.build import build_stage, callbacks_of
 from tests.text_towers import write_text_tower
 
-STAGES = ("mae", "wsp", "lit")
+STAGES = ("mae", pytest.param("wsp", marks=pytest.mark.slow), "lit")  # in wsp nothing is that the others have not
 BATCH, SIZE, CLASSES, LENGTH = 8, 24, 20, 12
 
 
@@ -62,11 +64,17 @@ def load(stage: str, folder: Path, *overrides: str) -> Run:
 
 
 def build_trainer(
-    run: Run, folder: Path, batches: Sequence[dict[str, Any]], eval_batch: dict[str, Any], device: Device | None = None
+    run: Run,
+    folder: Path,
+    batches: Sequence[dict[str, Any]],
+    eval_batch: dict[str, Any] | None,
+    device: Device | None = None,
 ) -> Trainer:
-    """With sharding and callbacks as in train.py, but for checkpoints, status and report. Evaluates every other step.
+    """With sharding and callbacks as in train.py, but for checkpoints, status and report.
 
-    The process group is there already.
+    Args:
+        eval_batch: on which it is evaluated every other step. None: never.
+        device: as Composer's trainer takes it.
     """
     stage = build_stage(run)
     shard(stage, run.speed, run.precision, run.seed, torch.device("cpu"))
@@ -79,17 +87,11 @@ def build_trainer(
         Preemption(run.preemption, group),
         *build_all("callback", run.callbacks, run),
     ]
-    spec = partial(DataSpec, split_batch=split_batch)
     microbatch = run.speed.device_train_microbatch_size
     return Trainer(
         model=stage,
-        train_dataloader=spec(batches, get_num_samples_in_batch=count_training_samples),
-        eval_dataloader=Evaluator(
-            label="eval",
-            dataloader=spec([eval_batch], get_num_samples_in_batch=count_samples),
-            metric_names=[*stage.get_metrics(False)],
-            device_eval_microbatch_size=len(eval_batch["valid"]),
-        ),
+        train_dataloader=DataSpec(batches, split_batch=split_batch, get_num_samples_in_batch=count_training_samples),
+        eval_dataloader=_evaluator(stage, eval_batch) if eval_batch else None,
         eval_interval="2ba",
         optimizers=optimizer,
         schedulers=build_schedule(optimizer, run),
@@ -104,6 +106,15 @@ def build_trainer(
         spin_dataloaders=False,
         progress_bar=False,
         auto_log_hparams=False,
+    )
+
+
+def _evaluator(stage: ComposerModel, batch: dict[str, Any]) -> Evaluator:
+    return Evaluator(
+        label="eval",
+        dataloader=DataSpec([batch], split_batch=split_batch, get_num_samples_in_batch=count_samples),
+        metric_names=[*stage.get_metrics(False)],
+        device_eval_microbatch_size=len(batch["valid"]),
     )
 
 
@@ -123,5 +134,6 @@ def make_batch(stage: str, number: int = 0, size: int = BATCH) -> dict[str, Any]
     elif stage == "lit":
         batch["caption"] = [f"{number} {row}" for row in range(size)]
         batch["input_ids"] = draw(4, 60, (size, LENGTH))
-        batch["attention_mask"] = (torch.arange(LENGTH) < draw(3, LENGTH + 1, (size, 1))).long()
+        lengths = draw(3, LENGTH + 1, (size, 1)) if number % 2 else LENGTH  # of every other batch all are full
+        batch["attention_mask"] = (torch.arange(LENGTH).expand(size, -1) < lengths).long()
     return batch

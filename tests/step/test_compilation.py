@@ -23,22 +23,18 @@ def compiler(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         yield counter
 
 
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
-    ("compiler", "stage", "given"),
-    [
-        *(("eager", stage, []) for stage in STAGES),
-        *(
-            pytest.param("aot_eager", stage, ["speed.activation_checkpointing=2"], marks=pytest.mark.slow)
-            for stage in STAGES
-        ),
-    ],
+    ("compiler", "checkpointing"),
+    [("eager", "none"), pytest.param("aot_eager", "2", marks=pytest.mark.slow)],
     indirect=["compiler"],
 )
 @pytest.mark.parametrize("microbatch", [3, pytest.param(7, marks=pytest.mark.slow)])  # the last one: of 2 images, of 1
 def test_nothing_is_compiled_after_the_first_evaluation(
-    tmp_path: Path, compiler: CompileCounterWithBackend, stage: str, given: list[str], microbatch: int
+    tmp_path: Path, compiler: CompileCounterWithBackend, stage: str, checkpointing: str, microbatch: int
 ) -> None:
-    run = load(stage, tmp_path, "speed.compile=true", f"speed.device_train_microbatch_size={microbatch}", *given)
+    speed = {"compile": "true", "device_train_microbatch_size": microbatch, "activation_checkpointing": checkpointing}
+    run = load(stage, tmp_path, *(f"speed.{key}={value}" for key, value in speed.items()))
     batches = [make_batch(stage, number) for number in range(6)]
     trainer = build_trainer(run, tmp_path, batches, make_batch(stage, 99, BATCH - 1))
     trainer.fit(duration="2ba")
