@@ -62,11 +62,11 @@ def run_once(options: argparse.Namespace) -> None:
     optimizer = build_optimizer(stage, run)
     batch = generated(run, batch_size, device)
     for _ in range(options.warm_up):
-        _step(stage, optimizer, batch, run)
+        step(stage, optimizer, batch, run)
     _wait(device)
     began = time.perf_counter()
     for _ in range(options.steps):
-        _step(stage, optimizer, batch, run)
+        step(stage, optimizer, batch, run)
     _wait(device)
     seconds = time.perf_counter() - began
     leave_process_group()
@@ -87,7 +87,7 @@ def _cut(size: str, depth: int) -> str:
 
 
 def generated(run: Any, size: int, device: Any) -> dict[str, Any]:
-    """What the stage reads: images or their embeddings, and with captions the tokens of long ones."""
+    """What the stage reads: images or their embeddings; two labels of each; with captions, the tokens of long ones."""
     import torch
 
     from maws_composer.planning.plan import columns_of
@@ -102,6 +102,8 @@ def generated(run: Any, size: int, device: Any) -> dict[str, Any]:
     else:
         side = run.model["image_size"]
         batch["image"] = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    if "labels" in columns:
+        batch["labels"] = torch.randint(0, run.model["num_classes"], (size, 2), generator=generator)
     if "caption" in columns:
         length = run.model["text"].context_length
         batch["input_ids"] = torch.randint(4, 1000, (size, length), generator=generator)  # in any vocabulary
@@ -109,7 +111,8 @@ def generated(run: Any, size: int, device: Any) -> dict[str, Any]:
     return {name: values.to(device) for name, values in batch.items()}
 
 
-def _step(stage: Any, optimizer: Any, batch: dict[str, Any], run: Any) -> None:
+def step(stage: Any, optimizer: Any, batch: dict[str, Any], run: Any) -> Any:
+    """Forward, backward, clipping and AdamW; returns the loss."""
     import torch
     from composer.core.precision import Precision, get_precision_context
 
@@ -122,6 +125,7 @@ def _step(stage: Any, optimizer: Any, batch: dict[str, Any], run: Any) -> None:
         torch.nn.utils.clip_grad_norm_(stage.parameters(), run.gradient_clip)
     optimizer.step()
     optimizer.zero_grad()
+    return loss.detach()
 
 
 def _wait(device: Any) -> None:

@@ -82,7 +82,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
             columns=columns,
             decode=_decoder(data),
         )  # fmt: skip
-        return _data_spec(own, run.speed, _tokenizer(run, columns))
+        return _data_spec(own, run.speed, _tokenizer(run, columns), count_training_samples)
     dataset = _dataset(
         "train", training_shards(data), data, run,
         transform=_train_transform(run),
@@ -93,7 +93,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         num_classes=_num_classes(run, columns),
         decode=_decoder(data),
     )  # fmt: skip
-    return _data_spec(dataset, run.speed, _tokenizer(run, columns))
+    return _data_spec(dataset, run.speed, _tokenizer(run, columns), count_training_samples)
 
 
 def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
@@ -115,7 +115,7 @@ def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
             canonical_nodes=world.num_nodes,
             columns=columns,
         )  # fmt: skip
-        return _data_spec(own, run.speed, _tokenizer(run, columns))
+        return _data_spec(own, run.speed, _tokenizer(run, columns), count_samples)
     return build_loader_of_each_once(
         data, "data.eval", run.model["image_size"], run, columns, _num_classes(run, columns), _tokenizer(run, columns)
     )
@@ -153,7 +153,7 @@ def build_loader_of_each_once(
         num_classes=num_classes,
         optional=(CAPTION,) if tokenizer is None else (),
     )  # fmt: skip
-    return _data_spec(dataset, run.speed, tokenizer)
+    return _data_spec(dataset, run.speed, tokenizer, count_samples)
 
 
 def train_order(
@@ -300,7 +300,12 @@ def _tokenizer(run: Run, columns: Sequence[str]) -> Tokenize | None:
     return tokenizer_of(run.model["text"]) if CAPTION in columns else None
 
 
-def _data_spec(dataset: SampleDataset | OwnSamples, speed: ForwardSpeed, tokenizer: Tokenize | None) -> DataSpec:
+def _data_spec(
+    dataset: SampleDataset | OwnSamples,
+    speed: ForwardSpeed,
+    tokenizer: Tokenize | None,
+    count: Callable[[Batch], int],
+) -> DataSpec:
     workers = loader_processes(speed, World.detect().ranks_per_node)
     options: dict[str, Any] = {
         "num_workers": workers,
@@ -323,7 +328,7 @@ def _data_spec(dataset: SampleDataset | OwnSamples, speed: ForwardSpeed, tokeniz
         loader,
         num_samples=dataset.order.size,
         split_batch=split_batch,
-        get_num_samples_in_batch=count_samples,
+        get_num_samples_in_batch=count,
     )
 
 
@@ -347,6 +352,11 @@ def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
 def count_samples(batch: Mapping[str, Any]) -> int:
     """Samples of a batch, without the rows that only fill it."""
     return int(batch["valid"].sum())
+
+
+def count_training_samples(batch: Mapping[str, Any]) -> int:
+    """The same of a batch of training, where nothing fills it: Composer asks for each microbatch, on the device."""
+    return len(batch["valid"])
 
 
 def _stack(values: list[Any]) -> Tensor | list[Any]:

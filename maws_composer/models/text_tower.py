@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ KNOWN_TEXT_TOWERS: dict[str, TextSize] = {
 
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
 _CAUSAL = {"clip_text_model"}  # besides language models
+_TAKES_MASKS_OF_QUERIES = {"bert", "camembert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +156,21 @@ def text_width(tower: Any) -> int:
 
 def text_embedding(tower: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch width"]:
     """What a user's own tower makes of texts; of one of transformers', the last hidden state of the first token."""
-    made = tower(input_ids=input_ids, attention_mask=attention_mask)
+    made = tower(input_ids=input_ids, attention_mask=mask_for(tower, attention_mask))
     embedding: Tensor = made if isinstance(made, Tensor) else made.last_hidden_state[:, 0]
     return embedding
+
+
+def mask_for(
+    tower: nn.Module, attention_mask: Int[Tensor, "batch tokens"]
+) -> Int[Tensor, "batch tokens"] | Int[Tensor, "batch 1 tokens"]:
+    """The mask in the form in which the tower takes it as it is, where it has one.
+
+    Of one without queries, BERT and its like first ask whether all of it is 1, and leave it out then: the CPU waits for
+    the GPU, and compiled blocks are compiled again.
+    """
+    kind = getattr(getattr(tower, "config", None), "model_type", None)
+    return attention_mask.unsqueeze(1) if kind in _TAKES_MASKS_OF_QUERIES else attention_mask
 
 
 def text_layers(tower: Any) -> list[nn.Module]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from maws_composer.models.attention import LAYER_NORM_EPS, Block
 from maws_composer.models.initialization import initialize_by_name
@@ -73,7 +74,7 @@ class VisionTransformer(TimmVisionTransformer):
     def forward_visible(
         self, images: Float[Tensor, "batch 3 height width"], visible: Int[Tensor, "batch visible"]
     ) -> Float[Tensor, "batch 1+visible width"]:
-        """Encode the visible patches only (He et al. 2021, section 3).
+        """Encode the visible patches only (He et al. 2021, section 3); no other is embedded.
 
         Args:
             images: normalized.
@@ -82,8 +83,9 @@ class VisionTransformer(TimmVisionTransformer):
         Returns:
             The class token, then the visible patches, after the final norm.
         """
-        patches = self.patch_embed(images) + self.pos_embed[:, 1:]
-        patches = patches.gather(1, visible.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+        projection = self.patch_embed.proj
+        pixels = pixels_of(images, visible, self.grid, self.size.patch_size)
+        patches = linear(pixels, projection.weight.flatten(1), projection.bias) + self.pos_embed[0, 1:][visible]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(images), -1, -1)
         return self.norm(self.blocks(torch.cat([class_token, patches], dim=1)))
 
@@ -93,3 +95,21 @@ class VisionTransformer(TimmVisionTransformer):
             tensor.copy_(sincos_positions(self.size.width, self.grid))
         else:
             initialize_by_name(name, tensor, generator)
+
+
+def pixels_of(
+    images: Float[Tensor, "batch 3 height width"],
+    patches: Int[Tensor, "batch some"],
+    grid: tuple[int, int],
+    patch_size: int,
+) -> Float[Tensor, "batch some values"]:
+    """The pixels of some patches of each image, channel by channel, as a convolution's weight has them.
+
+    Args:
+        patches: their indices, row by row in the image.
+        grid: rows and columns of patches.
+    """
+    rows, columns = grid
+    pieces = images.unflatten(2, (rows, patch_size)).unflatten(4, (columns, patch_size))
+    image = torch.arange(len(images), device=images.device).unsqueeze(1)
+    return pieces[image, :, patches // columns, :, patches % columns].flatten(2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -22,6 +24,9 @@ def denormalize(images: Float[Tensor, "batch 3 height width"]) -> UInt8[Tensor, 
 
 
 def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
-    return mean, std
+    return _by_channel(IMAGENET_MEAN, device), _by_channel(IMAGENET_STD, device)
+
+
+def _by_channel(values: Sequence[float], device: torch.device) -> Float[Tensor, "3 1 1"]:
+    # filled there: copied, the CPU would wait for all that a GPU still has to do
+    return torch.stack([torch.full((1, 1), value, device=device) for value in values])

@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import (
     AlbertConfig,
+    AutoConfig,
+    AutoModel,
     AutoTokenizer,
     BertConfig,
     BertModel,
@@ -31,7 +33,7 @@ from transformers import (
 from maws_composer.models.clip import ImageTextModel
 from maws_composer.models.initialization import initialize
 from maws_composer.models.sizes import ViTSize
-from maws_composer.models.text_tower import TextSettings, build_text_tower, text_config, text_layers
+from maws_composer.models.text_tower import TextSettings, build_text_tower, mask_for, text_config, text_layers
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.parallel.materialize import materialize
 from tests.processes import ROOT
@@ -122,6 +124,18 @@ def test_any_other_encoder_of_transformers_will_do(tmp_path: Path) -> None:
 
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize("kind", ["bert", "camembert", "roberta", "xlm-roberta", "xlm-roberta-xl"])
+def test_a_mask_that_is_not_looked_at_masks_alike(kind: str) -> None:
+    tower = AutoModel.from_config(AutoConfig.for_model(kind, **SMALL, pad_token_id=1), add_pooling_layer=False).eval()
+    ids = torch.arange(4, 4 + 2 * LENGTH).view(2, LENGTH)
+    for lengths in ([5, LENGTH], [LENGTH, LENGTH]):  # the second without padding: none is given to the attention then
+        mask = (torch.arange(LENGTH) < torch.tensor(lengths)[:, None]).long()
+        given = mask_for(tower, mask)
+        assert given.ndim == 3
+        ours, theirs = (tower(ids, attention_mask=each).last_hidden_state for each in (given, mask))
+        torch.testing.assert_close(ours[mask.bool()], theirs[mask.bool()])
 
 
 @pytest.mark.parametrize(
