@@ -123,7 +123,9 @@ def folder(
         folder.parent.mkdir(exist_ok=True)
         shutil.rmtree(server.bucket("bucket"))
         registry.load_plugins(our_code_paths())
-        make_world(command.page, folder, server.bucket("bucket"), _trained_on(command.page, request.session.items))
+        trained = _trained_on(command.page, request.session.items)
+        with as_it_was():
+            make_world(command.page, folder, server.bucket("bucket"), trained)
         for snippet in snippets("yaml", "python"):
             if snippet.page == command.page and snippet.file:
                 (folder / snippet.file).parent.mkdir(exist_ok=True)
