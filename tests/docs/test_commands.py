@@ -61,7 +61,12 @@ _SMALL = [
 ]  # fmt: skip
 SMALL_TRAINING = {
     "mae": [*_SMALL, "model.decoder={width: 32, depth: 1, heads: 2}"],
-    "wsp": [*_SMALL, f"model.num_classes={CLASSES}", "model.frequency_thirds=false"],
+    "wsp": [
+        *_SMALL,
+        f"model.num_classes={CLASSES}",
+        "model.frequency_thirds=false",
+        "data.train.resampling={threshold: 1.0e-3, epoch_size: null}",
+    ],
     "lit": [*_SMALL, "model.text={name: small-tower, pretrained: false, context_length: 20}", "model.embed_dim=16"],
 }
 SMALL_EVALUATION = [
