@@ -97,11 +97,10 @@ def parameters() -> list:
 
 
 def kind_of(command: Command) -> tuple[str, ...]:
-    """Program and options, and what is chosen by name."""
+    """The program, and what is chosen by name."""
     words = shlex.split(command.text, comments=True)
     choosing = ("-m", "streaming_conversion", "--to")
-    names = [word for option, word in pairwise(words) if option in choosing]
-    return (*words[:2], *names, *sorted(word for word in words if word.startswith("--")))
+    return (*words[:2], *(word for option, word in pairwise(words) if option in choosing))
 
 
 @pytest.fixture(scope="module")
