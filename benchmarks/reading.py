@@ -12,7 +12,6 @@ node shares costs is in the first figure only.
 from __future__ import annotations
 
 import argparse
-import atexit
 import multiprocessing
 import os
 import socket
@@ -120,8 +119,7 @@ def _read(
     dist.barrier()
     rates.close()
     rates.join_thread()
-    atexit._run_exitfuncs()  # removes shared memory
-    os._exit(0)  # without the threads of an unfinished epoch
+    os._exit(0)  # without the threads of an unfinished epoch; the shared memory goes with the last process
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,6 +30,7 @@ def downloads(scratch: Path) -> list[set[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_each_node_downloads_what_it_reads_and_little_is_downloaded_twice(s3, tmp_path):
     written = write_shards(s3.bucket("nodes") / "train", SAMPLES, PER_SHARD)
     names = {file.name for file in shard_files(written)}
@@ -38,7 +39,7 @@ def test_each_node_downloads_what_it_reads_and_little_is_downloaded_twice(s3, tm
         "num_canonical_nodes": CANONICAL,
         "shuffle_block_size": 8 * PER_SHARD,
     }
-    scenario = {"train": train, "batch": BATCH, "workers": 1, "predownload": 2 * BATCH}
+    scenario = {"train": train, "batch": BATCH, "workers": 0, "predownload": 2 * BATCH}
     whole, _ = read({**scenario, "scratch": str(tmp_path / "whole")}, s3, world_size=8, nodes=4)
     assert sorted(Counter(row[4] for row in whole).values()) == [1] * SAMPLES
 
