@@ -1,7 +1,7 @@
 """A user's dataset in our order: the same samples at the same positions, however many ranks and workers read it.
 
 Each rank's main process plans the epoch, and loader workers fetch what they are told: nothing depends on who they are.
-The plan takes about 60 bytes per sample of the dataset while it is made, 30 afterwards, on every rank.
+The plan costs every rank 65 bytes per sample of the dataset, and 0.3 s per million samples.
 """
 
 from __future__ import annotations
