@@ -207,7 +207,7 @@ def test_wrong_arguments_are_named() -> None:
 def test_a_run_with_it_is_elastic_and_evaluated(lit: Runs, tmp_path: Path) -> None:  # noqa: F811
     own = (
         f"code_paths=[{USER}]", "model.text={name: my_bytes, pretrained: false, context_length: 16}",
-        "max_duration=320sp", "eval_interval=10ba", "save_interval=5ba",
+        "max_duration=320sp", "eval_interval=10ba", "save_interval=5ba", "optimizer.base_lr=0.01",
     )  # fmt: skip
     whole = lit("own", *own)
     assert whole.code == 0, whole.output

@@ -1,13 +1,13 @@
 """A user's dataset in our order: the same samples at the same positions, however many ranks and workers read it.
 
 Each rank's main process plans the epoch, and loader workers fetch what they are told: nothing depends on who they are.
-The plan takes about 60 bytes per sample of the dataset while it is made, 30 afterwards, on every rank.
+The plan costs every rank 65 bytes per sample of the dataset, and 0.3 s per million samples.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +96,6 @@ class OwnSamples(Dataset):
         canonical_nodes: node counts must divide it.
         patience: seconds without a batch after which it is said what is waited for, as an error; 0: no limit.
         num_classes: one more than the largest class index that may come; None: any may come.
-        optional: columns that a sample may be without; see `usable`.
         decode: from an image and the limit of pixels to what `transform` takes.
     """
 
@@ -113,7 +112,6 @@ class OwnSamples(Dataset):
         canonical_nodes: int,
         patience: float,
         num_classes: int | None = None,
-        optional: Collection[str] = (),
         decode: Callable[[Any, int], Any] = decode,
     ) -> None:
         world = World.detect()
@@ -121,7 +119,7 @@ class OwnSamples(Dataset):
             raise ValueError(problem)
         self.own, self.order, self.transform, self.columns = own, order, transform, columns
         self.max_pixels, self.seed, self.num_classes = settings.max_pixels, seed, num_classes
-        self.optional, self.decode, self.patience = optional, decode, patience
+        self.decode, self.patience = decode, patience
         self.batch_size = global_batch_size // world.num_ranks
         self.draws = Draws(order, self.batch_size, world)
 
@@ -189,7 +187,7 @@ class OwnSamples(Dataset):
         word = sample_words(self.seed, draw.epoch, draw.position, Purpose.READ)[0]
         with global_generators(word):
             raw = self.own.read(number, self.columns)
-        sample = usable(raw, self.max_pixels, self.optional, self.decode)
+        sample = usable(raw, self.max_pixels, decode=self.decode)
         if IMAGE in sample:
             try:
                 sample[IMAGE] = self.transform(sample[IMAGE], draw.epoch, draw.position)
