@@ -2,11 +2,12 @@
 
 import torch
 
-from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, start, training_step
+from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, loader, start, training_step
 
 if __name__ == "__main__":
     start.main([])
     decoding.main([])
+    loader.main(["--pictures", "256", "--rounds", "1"])
     epoch_order.main([])
     labels.main()
     label_loss.main([])

@@ -121,7 +121,7 @@ def _check_training(
 ) -> DataCheck:
     train = run.data.train
     try:
-        order = train_order(train, run.seed, run.global_train_batch_size, indexes)
+        order = train_order(train, run.seed, run.images_per_batch, indexes)
     except ConfigError as error:
         return DataCheck(list(error.problems), None)
     epoch = report_epoch(order, indexes, train)
@@ -131,6 +131,8 @@ def _check_training(
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
+    if IMAGE_EMBEDDING in columns and train.repeated_augmentation > 1:
+        problems.append(Problem("data.train.repeated_augmentation", "embeddings cannot be cropped; set it to 1"))
     if IMAGE_EMBEDDING not in columns and not train.central_crop and train.transform is None:
         _note_enlargement(run, indexes)
     return DataCheck(problems, epoch)
@@ -146,9 +148,9 @@ def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -
     """What an epoch in this order is; `indexes` are those of its streams."""
     resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
     return EpochReport(
-        samples=order.draws,
-        samples_per_epoch=order.size,
-        unit=order.unit,
+        samples=order.draws * order.crops,
+        samples_per_epoch=order.size * order.crops,
+        unit=order.unit * order.crops,
         shards=sum(len(index.shards) for index in indexes),
         bytes=sum(index.bytes for index in indexes),
         resampling=resampling,
