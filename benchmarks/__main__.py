@@ -2,12 +2,24 @@
 
 import torch
 
-from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, reading, start, training_step
+from benchmarks import (
+    callbacks,
+    decoding,
+    embeddings,
+    epoch_order,
+    label_loss,
+    labels,
+    loader,
+    reading,
+    start,
+    training_step,
+)  # fmt: skip
 from benchmarks.scale import __main__ as scale
 
 if __name__ == "__main__":
     start.main([])
     decoding.main([])
+    loader.main(["--pictures", "256", "--rounds", "1"])
     epoch_order.main([])
     scale.main([])
     reading.main([])

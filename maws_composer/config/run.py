@@ -108,6 +108,11 @@ class Run:
             object.__setattr__(self, "save_folder", f"runs/{self.run_name}")
 
     @property
+    def images_per_batch(self) -> int:
+        """Images of a global batch, each of which may become several samples."""
+        return self.global_train_batch_size // self.data.train.repeated_augmentation
+
+    @property
     def longest_wait(self) -> float:
         """Seconds that ranks wait for one another: longer than object storage may be away on one of them."""
         return self.storage_patience + 300
@@ -115,19 +120,22 @@ class Run:
 
 def contradictions(run: Run) -> list[Problem]:
     """What no single value shows, on any number of GPUs."""
-    return [*_data_problems(run.data), *_duration_problems(run)]
+    return [*_data_problems(run.data), *_repetition_problems(run), *_duration_problems(run)]
 
 
 def check_world_size(run: Run, world_size: int, nodes: int = 1) -> list[Problem]:
     """Whether the run may go on `world_size` GPUs of `nodes` equal nodes."""
-    batch, canonical = run.global_train_batch_size, run.data.train.num_canonical_nodes
+    batch, canonical = run.images_per_batch, run.data.train.num_canonical_nodes
     per_node = world_size // nodes
     whole_nodes = per_node if nodes > 1 else None
     legal = legal_world_sizes(batch, canonical, whole_nodes, up_to=batch)
     problems = []
     if batch % world_size:
-        message = f"{batch} cannot be split over {world_size} GPUs; use {nearest(world_size, legal)}"
-        all_of_them = f"a global_train_batch_size of {batch} can be split over {say_world_sizes(legal, whole_nodes)}"
+        crops = run.data.train.repeated_augmentation
+        what = f"{batch} images with {crops} crops each" if crops > 1 else f"{batch}"
+        message = f"{what} cannot be split over {world_size} GPUs; use {nearest(world_size, legal)}"
+        all_of_them = f"a global_train_batch_size of {run.global_train_batch_size} can be split over "
+        all_of_them += say_world_sizes(legal, whole_nodes)
         problems.append(Problem("global_train_batch_size", f"{message}\n{all_of_them}"))
     if canonical % nodes:
         possible = [gpus // per_node for gpus in legal if gpus % per_node == 0] or [1]
@@ -175,6 +183,18 @@ def _dataset_problems(data: Data) -> Iterator[Problem]:
             if getattr(section, name, None):
                 message = f"is of shards, and {key}.dataset names a dataset; null takes one of them away"
                 yield Problem(f"{key}.{name}", message)
+
+
+def _repetition_problems(run: Run) -> Iterator[Problem]:
+    crops = run.data.train.repeated_augmentation
+    if run.global_train_batch_size % crops:
+        message = f"{crops} crops of an image do not divide global_train_batch_size, {run.global_train_batch_size}"
+        yield Problem("data.train.repeated_augmentation", message)
+    if crops > 1 and run.data.train.dataset is not None:
+        message = "is of shards; a dataset of your own may have an image several times itself"
+        yield Problem("data.train.repeated_augmentation", message)
+    if crops > 1 and run.data.train.central_crop:
+        yield Problem("data.train.repeated_augmentation", "all crops are the same with central_crop; leave one out")
 
 
 def _duration_problems(run: Run) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ class ColumnReader(MDSReader):
 
         Raises:
             FileNotFoundError: the shard is not here, or not any more.
-            IndexError: the shard ends before the sample.
+            IndexError: the shard ends before the sample does.
         """
         file = os.open(self._path, os.O_RDONLY)  # each time: a shard that is evicted has to be missed
         try:
@@ -38,8 +38,8 @@ class ColumnReader(MDSReader):
             data = os.pread(file, max(end - begin, 0), begin)
         finally:
             os.close(file)
-        if not data:
-            raise IndexError(f"{self.raw_data.basename} ends before sample {idx}")
+        if not data or len(data) < end - begin:
+            raise IndexError(f"{self.raw_data.basename} ends before sample {idx} does")
         return data
 
     def decode_sample(self, data: bytes) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class SampleDataset(StreamingDataset):
         streams: the sets of shards.
         make_order: the order, from the indexes of the streams.
         transform: from a decoded image, epoch and position to uint8 (3, height, width).
-        batch_size: samples of a batch on one rank.
-        global_batch_size: samples of a batch over all ranks.
+        batch_size: images of a batch on one rank.
+        global_batch_size: images of a batch over all ranks.
         canonical_nodes: node counts must divide it.
         settings: what is tolerated, and the cache's size.
         folder: of this dataset, this run and this node alone.
@@ -65,6 +65,7 @@ class SampleDataset(StreamingDataset):
         decode: from an image's file and the limit of pixels to what `transform` takes.
 
     Yields:
+        Of each image its crops, mostly one, in a tuple, and each of them is
         {"id": str, "position": int, "epoch": int, "replaced": bool, "valid": bool} and the columns that the streams
         were told to read: `image` as uint8 (3, height, width), `labels` as int64 (labels,), `caption` as str,
         `image_embedding` as float32 (width,).
@@ -126,7 +127,7 @@ class SampleDataset(StreamingDataset):
         self._shard_states: ShardStates = ShardStates(self._shard_states, reasons)
         self._failure: BaseException | None = None
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[tuple[Sample, ...]]:
         if not hasattr(self, "_event"):
             self._event = threading.Event()
             # A thread may wait for a shard of an unfinished epoch that nobody fetches any more, and Python for it.
@@ -173,7 +174,7 @@ class SampleDataset(StreamingDataset):
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where the epoch stands, and what determines its order."""
-        state = super().state_dict(num_samples, from_beginning)
+        state = super().state_dict(num_samples // self.order.crops, from_beginning)
         return {**state, "order": fingerprint(self.order, self.streams)}
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
@@ -243,21 +244,23 @@ class SampleDataset(StreamingDataset):
         )
         return PlannedSamples(plan, seat)
 
-    def _sample(self, index: int, raw: Sample) -> Sample:
+    def _sample(self, index: int, raw: Sample) -> tuple[Sample, ...]:
         world = self._parallel_worker_world
-        position = self.order.positions(self._seat.row(index), self._start, world.node, world.num_nodes)
+        of_image = self.order.positions(self._seat.row(index), self._start, world.node, world.num_nodes)
+        positions = self.order.crop_positions(of_image)
         sample_id = int(self._iterator.sample_ids[index])
-        sample, replaced_by = self._usable(sample_id, raw, position)
-        if LABELS in sample:
-            sample[LABELS] = self._labels(sample, sample_id if replaced_by is None else replaced_by)
-        return {
-            **sample,
-            ID: str(sample[ID]),
-            "position": position,
-            "epoch": self._epoch,
-            "replaced": replaced_by is not None,
-            "valid": bool(self.order.valid(position)),
-        }
+        samples, replaced_by = self._usable(sample_id, raw, positions)
+        for sample, position in zip(samples, positions, strict=True):
+            if LABELS in sample:
+                sample[LABELS] = self._labels(sample, sample_id if replaced_by is None else replaced_by)
+            sample |= {
+                ID: str(sample[ID]),
+                "position": position,
+                "epoch": self._epoch,
+                "replaced": replaced_by is not None,
+                "valid": bool(self.order.valid(of_image)),
+            }
+        return samples
 
     def _labels(self, sample: Sample, sample_id: int) -> NDArray[np.int64]:
         """The class indices of a sample.
@@ -270,10 +273,10 @@ class SampleDataset(StreamingDataset):
         except ValueError as error:
             raise ShardError(f"{sample[ID]} ({self._place(sample_id)}) {error}") from error
 
-    def _usable(self, sample_id: int, raw: Sample, position: int) -> tuple[Sample, int | None]:
-        """The sample, or the next of its shard that can be used; and its id if it is another."""
+    def _usable(self, sample_id: int, raw: Sample, positions: Sequence[int]) -> tuple[tuple[Sample, ...], int | None]:
+        """Crops of the sample, or of the next of its shard that can be used; and its id if it is another."""
         try:
-            return self._transformed(raw, position), None
+            return self._transformed(raw, positions), None
         except UnusableSampleError as error:
             first_reason = str(error)
         shard, index = self.spanner[sample_id]
@@ -281,25 +284,27 @@ class SampleDataset(StreamingDataset):
         for step in range(1, size):
             other = sample_id - index + (index + step) % size
             try:
-                sample = self._transformed(self[other], position)
+                samples = self._transformed(self[other], positions)
             except UnusableSampleError:
                 continue
             log.warning(
                 "sample %s cannot be used: %s (%s); %s takes its place",
-                raw[ID], first_reason, self._place(sample_id), sample[ID],
+                raw[ID], first_reason, self._place(sample_id), samples[0][ID],
             )  # fmt: skip
-            return sample, other
+            return samples, other
         raise ShardError(f"no sample of {self._address(shard)} can be used; {raw[ID]}: {first_reason}")
 
-    def _transformed(self, raw: Sample, position: int) -> Sample:
-        """Raises UnusableSampleError."""
+    def _transformed(self, raw: Sample, positions: Sequence[int]) -> tuple[Sample, ...]:
+        """The sample once for each position, with a crop of its own. Raises UnusableSampleError."""
         sample = usable(raw, self.settings.max_pixels, self.optional, self.decode)
-        if IMAGE in sample:
-            try:
-                sample[IMAGE] = self.transform(sample[IMAGE], self._epoch, position)
-            except UndecodableImageError as error:  # of what is decoded only now
-                raise undecodable(error) from error
-        return sample
+        if IMAGE not in sample:
+            return tuple({**sample} for _ in positions)
+        image = sample[IMAGE]
+        try:
+            crops = [self.transform(image, self._epoch, position) for position in positions]
+        except UndecodableImageError as error:  # of what is decoded only now
+            raise undecodable(error) from error
+        return tuple({**sample, IMAGE: crop} for crop in crops)
 
     def _place(self, sample_id: int) -> str:
         shard, index = self.spanner[sample_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -20,7 +20,8 @@ _REDUCED = {
 _END = b"\xff\xd9"  # of a JPEG; some writers add a few bytes
 
 
-class Jpeg(NamedTuple):
+@dataclass(frozen=True)
+class Jpeg:
     """A JPEG that is not decoded yet.
 
     Attributes:
@@ -30,6 +31,7 @@ class Jpeg(NamedTuple):
 
     data: bytes
     size: tuple[int, int]
+    _decoded: dict[int, UInt8[np.ndarray, "height width 3"] | None] = field(default_factory=dict)  # by scale
 
     def crop(
         self, box: tuple[int, int, int, int], size: int, mirrored: bool = False
@@ -46,7 +48,7 @@ class Jpeg(NamedTuple):
         left, top, right, bottom = box
         shorter = min(right - left, bottom - top)
         scale = next((scale for scale in _REDUCED if shorter >= scale * size), 1)
-        picture = cv2.imdecode(np.frombuffer(self.data, np.uint8), _REDUCED[scale] | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = self._scaled_down(scale)
         if picture is None:  # not readable by OpenCV; by Pillow perhaps
             return resized_crop(decode(self.data, self.size[0] * self.size[1]), box, size, mirrored)
         height, width = picture.shape[:2]
@@ -59,6 +61,13 @@ class Jpeg(NamedTuple):
         planes = np.empty((3, size, size), np.uint8)
         cv2.split(square, [planes[2], planes[1], planes[0]])  # 4 µs; numpy takes 50 to put channels first
         return planes
+
+    def _scaled_down(self, scale: int) -> UInt8[np.ndarray, "height width 3"] | None:
+        """The whole picture, BGR, once for all of its crops; None: OpenCV cannot read it."""
+        if scale not in self._decoded:
+            how = _REDUCED[scale] | cv2.IMREAD_IGNORE_ORIENTATION
+            self._decoded[scale] = cv2.imdecode(np.frombuffer(self.data, np.uint8), how)
+        return self._decoded[scale]
 
 
 def open_jpeg(data: bytes | Image.Image, max_pixels: int) -> Jpeg | Image.Image:

@@ -13,6 +13,7 @@ from maws_composer.data.own import OwnDataset
 _KEYS = {
     "seed": "seed",
     "global_train_batch_size": "global_train_batch_size",
+    "repeated_augmentation": "data.train.repeated_augmentation",
     "num_canonical_nodes": "data.train.num_canonical_nodes",
     "shuffle": "data.train.shuffle",
     "shuffle_block_size": "data.train.shuffle_block_size",
@@ -62,6 +63,7 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
     if saved.get("algorithm") != now["algorithm"]:
         message = f"the checkpoint's order is of version {saved.get('algorithm')}, this program's of {now['algorithm']}"
         return [Problem("data.train", message)]
+    saved = {"repeated_augmentation": 1, **saved}  # an older checkpoint knows nothing else
     problems = [
         Problem(key, f"was {saved[name]}, is {now[name]}{_ADVICE}")
         for name, key in _KEYS.items()

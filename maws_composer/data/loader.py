@@ -86,8 +86,8 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
     dataset = _dataset(
         "train", training_shards(data), data, run,
         transform=_train_transform(run),
-        make_order=partial(train_order, data, run.seed, run.global_train_batch_size),
-        global_batch_size=run.global_train_batch_size,
+        make_order=partial(train_order, data, run.seed, run.images_per_batch),
+        global_batch_size=run.images_per_batch,
         canonical_nodes=data.num_canonical_nodes,
         columns=columns,
         num_classes=_num_classes(run, columns),
@@ -162,7 +162,9 @@ def train_order(
     global_batch_size: int,
     indexes: Sequence[Index],
 ) -> TrainOrder:
-    """The order of training samples, as the settings say. With resampling, each group of shards is a stream of its own.
+    """The order of training images, `global_batch_size` of them in a batch, as the settings say.
+
+    With resampling, each group of shards is a stream of its own.
 
     Raises:
         ConfigError: no resampling gives an epoch of the wanted size.
@@ -184,6 +186,7 @@ def train_order(
         global_batch_size,
         data.shuffle,
         data.shuffle_block_size,
+        data.repeated_augmentation,
     )
 
 
@@ -326,17 +329,19 @@ def _data_spec(
         loader = StreamingDataLoader(dataset, batch_size=dataset.batch_size, **options)
     return DataSpec(
         loader,
-        num_samples=dataset.order.size,
+        num_samples=dataset.order.size * dataset.order.crops,
         split_batch=split_batch,
         get_num_samples_in_batch=count,
     )
 
 
-def collate(samples: Sequence[Sample], tokenizer: Tokenize | None = None) -> Batch:
+def collate(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None = None) -> Batch:
     """Samples to a batch: tensors and numbers to tensors, labels filled up with NO_LABEL; strings to a list.
 
-    With a tokenizer, the tokens of the captions beside them.
+    Of images with several crops first one crop of each, then the next, in the order of their positions. With a
+    tokenizer, the tokens of the captions beside them.
     """
+    samples = [sample for crops in zip(*images, strict=True) for sample in crops]
     batch: Batch = {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
     return batch if tokenizer is None else {**batch, **tokenizer(batch[CAPTION])}
 

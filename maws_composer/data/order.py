@@ -5,6 +5,9 @@ is cut into as many equal parts as there are canonical nodes, each part is shuff
 dealt out like cards: position g of the epoch is the (g // C)-th sample of canonical node g % C. Global batch k is
 positions k * G to (k + 1) * G, whoever works on them.
 
+With repeated augmentation the sequence is of images, of which a batch has G = crops / R, and each becomes R crops with
+positions of their own: `crop_positions`.
+
 With C divisible by the number of nodes, a node's positions are those of its own canonical nodes, so that it plans
 only these: the plan costs what the node reads, not what the epoch holds.
 
@@ -81,6 +84,13 @@ class Order(Protocol):
     def valid(self, positions: Numbers) -> Any:
         """Whether the row at a position is a sample, rather than padding."""
 
+    @property
+    def crops(self) -> int:
+        """Samples that a row becomes."""
+
+    def crop_positions(self, position: int) -> list[int]:
+        """Positions, as samples know them, of what the row at a position becomes."""
+
 
 @dataclass(frozen=True)
 class EvalOrder:
@@ -110,6 +120,13 @@ class EvalOrder:
     def valid(self, positions: Numbers) -> Any:
         return positions < self.samples
 
+    @property
+    def crops(self) -> int:
+        return 1
+
+    def crop_positions(self, position: int) -> list[int]:
+        return [position]
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -133,9 +150,10 @@ class TrainOrder:
         repeats: of each stream; int(repeat * n) draws of n samples, each of them floor(repeat) times or once more.
         seed: of the run.
         canonical_nodes: C above.
-        global_batch_size: G above.
+        global_batch_size: G above, in images.
         shuffle: without, shards and samples come as stored; an epoch begins where the one before it ended.
         block_size: how far a sample moves at most.
+        crops: R above.
     """
 
     shard_sizes: Ids
@@ -146,6 +164,7 @@ class TrainOrder:
     global_batch_size: int
     shuffle: bool
     block_size: int
+    crops: int = 1
 
     @property
     def unit(self) -> int:
@@ -174,6 +193,15 @@ class TrainOrder:
 
     def valid(self, positions: Numbers) -> Any:
         return positions >= 0
+
+    def crop_positions(self, position: int) -> list[int]:
+        """Positions, among the crops of an epoch, of those that an image becomes: all in one global batch.
+
+        They are as far apart as the batch has images, so that every world size which divides that number has them on
+        one rank.
+        """
+        batch, place = divmod(position, self.global_batch_size)
+        return [(batch * self.crops + crop) * self.global_batch_size + place for crop in range(self.crops)]
 
     def fill_node_plan(self, plan: Ids, epoch: int, start: int, node: int, nodes: int) -> None:
         sequence, first_row, own = self._sequence(epoch), start // nodes, self.canonical_nodes // nodes
@@ -249,7 +277,8 @@ class TrainOrder:
             "algorithm": ALGORITHM,
             "seed": self.seed,
             "num_canonical_nodes": self.canonical_nodes,
-            "global_train_batch_size": self.global_batch_size,
+            "global_train_batch_size": self.global_batch_size * self.crops,
+            "repeated_augmentation": self.crops,
             "shuffle": self.shuffle,
             "shuffle_block_size": self.block_size,
         }

@@ -123,9 +123,9 @@ class OwnSamples(Dataset):
         self.batch_size = global_batch_size // world.num_ranks
         self.draws = Draws(order, self.batch_size, world)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
-        """The samples of a batch."""
-        samples: list[Sample] = []
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Sample]]:
+        """The samples of a batch, each alone in a tuple, as `collate` takes the crops of an image."""
+        samples: list[tuple[Sample]] = []
 
         def awaited() -> str:
             return f"waiting for sample {draws[min(len(samples), len(draws) - 1)].number} of {self.own}"
@@ -133,7 +133,7 @@ class OwnSamples(Dataset):
         # Nothing interrupts somebody else's code: this only says what the loader's timeout will end.
         patience = Patience(self.patience, len(draws), awaited, lambda error: log.error("%s", error))
         for sample in patience.each(map(self.__getitem__, draws)):
-            samples.append(sample)
+            samples.append((sample,))
         return samples
 
     def __getitem__(self, draw: Draw) -> Sample:

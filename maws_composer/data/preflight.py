@@ -119,7 +119,7 @@ def _training_problems(
 ) -> list[Problem]:
     train = run.data.train
     try:
-        order = train_order(train, run.seed, run.global_train_batch_size, indexes)
+        order = train_order(train, run.seed, run.images_per_batch, indexes)
     except ConfigError as error:
         return list(error.problems)
     block = train.shuffle_block_size if train.shuffle else 1
@@ -128,6 +128,8 @@ def _training_problems(
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
+    if IMAGE_EMBEDDING in columns and train.repeated_augmentation > 1:
+        problems.append(Problem("data.train.repeated_augmentation", "embeddings cannot be cropped; set it to 1"))
     if IMAGE_EMBEDDING not in columns and not train.central_crop and train.transform is None:
         _note_enlargement(run, indexes)
     return problems
@@ -152,8 +154,8 @@ def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -
     """What an epoch in this order is; `indexes` are those of its streams."""
     resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
     shards, size = sum(len(index.shards) for index in indexes), sum(index.bytes for index in indexes)
-    source = f"{shards:,} shards ({size / 1e9:,.1f} GB)"
-    return EpochReport(order.draws, order.size, order.unit, source, resampling)
+    source, crops = f"{shards:,} shards ({size / 1e9:,.1f} GB)", order.crops
+    return EpochReport(order.draws * crops, order.size * crops, order.unit * crops, source, resampling)
 
 
 def report_own_epoch(order: TrainOrder, own: OwnDataset) -> EpochReport:

@@ -116,6 +116,8 @@ class TrainData(Source):
         flip: mirror every second crop.
         decode: `exact`: whole pictures and bicubic resizing, by Pillow; `fast`: JPEGs at the scale that their crop
             needs, by OpenCV (the extra `fast`), in half of the time or less, pixels 1 to 3 of 255 off on average.
+        repeated_augmentation: crops of each image in a batch, of which it is decoded once. Each is a sample wherever
+            samples are counted, so that a batch has so many times fewer images.
         central_crop: nothing random: resize the shorter side and crop the middle, as embeddings are made.
         transform: by name, with its arguments: in the place of the crop and the mirroring above. Null: these.
         max_bad_share: share of samples that cannot be used above which the run stops.
@@ -133,6 +135,7 @@ class TrainData(Source):
     crop_ratio: Ratios = (0.75, 1.3333333)
     flip: bool = True
     decode: Literal["exact", "fast"] = "exact"
+    repeated_augmentation: Positive = 1
     central_crop: bool = False
     transform: TransformSettings | None = None
     max_bad_share: Share = 0.01

@@ -70,6 +70,6 @@ def possible_world_sizes(
         up_to: the largest of interest.
         memory: of a GPU, in bytes.
     """
-    legal = legal_world_sizes(run.global_train_batch_size, run.data.train.num_canonical_nodes, gpus_per_node, up_to)
+    legal = legal_world_sizes(run.images_per_batch, run.data.train.num_canonical_nodes, gpus_per_node, up_to)
     microbatches = ((gpus, microbatch_size(run, workload, gpus, memory)) for gpus in legal)
     return [gpus for gpus, size in microbatches if memory_of(run, workload, gpus, size).total <= memory]

@@ -147,7 +147,7 @@ def _evaluation(run: Run) -> Iterator[str]:
 def _length(run: Run, data: SampleDataset | OwnSamples) -> str:
     total = samples(run.max_duration)
     steps = -(-total // run.global_train_batch_size)
-    return f"{total:,} samples = {steps:,} steps = {total / data.order.size:,.4g} epochs"
+    return f"{total:,} samples = {steps:,} steps = {total / (data.order.size * data.order.crops):,.4g} epochs"
 
 
 def _beginning(run: Run, resume_from: ResumePoint | None) -> str:

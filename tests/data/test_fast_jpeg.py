@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import pytest
@@ -67,6 +68,16 @@ def test_the_box_is_the_exact_ones_to_a_pixel_of_the_scaled_picture() -> None:
         assert np.abs(found - expected).max() < 1.5 * scale * 255 / length + 2  # and JPEG's own error
 
 
+def test_crops_of_one_picture_share_its_decoding_and_are_what_they_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, calls = photograph((500, 375)), []
+    alone = [CROP(open_jpeg(data, LIMIT), 0, position) for position in range(6)]
+    original = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: calls.append(arguments[1]) or original(*arguments))
+    picture = open_jpeg(data, LIMIT)
+    assert all(torch.equal(CROP(picture, 0, position), alone[position]) for position in range(6))
+    assert len(calls) == len(set(calls)) <= 2
+
+
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"MPO", "AVIF", "JPEG2000"}))
 def test_other_formats_are_decoded_exactly(name: str) -> None:
     file = io.BytesIO()
@@ -101,7 +112,7 @@ def test_a_loader_reads_the_same_samples_on_both_routes_and_replaces_the_same(tm
     for route in ("exact", "fast"):
         train = {"local": str(tmp_path / "data"), "num_canonical_nodes": 4, "max_bad_share": 1.0, "decode": route}
         spec = build_train_loader(reader.settings({"train": train, "scratch": str(tmp_path / route)}))
-        batches.append(collate([sample for batch in spec.dataloader for sample in split_batch(batch, 1)]))
+        batches.append(collate([(sample,) for batch in spec.dataloader for sample in split_batch(batch, 1)]))
     exact, fast = batches
     assert exact["id"] == fast["id"]
     assert torch.equal(exact["replaced"], fast["replaced"]) and exact["replaced"].sum() >= 8

@@ -49,7 +49,7 @@ def check(scratch: Path, train: Path, num_classes: int = 5, **scenario: Any) -> 
 
 def test_collating_fills_labels_up_and_microbatches_keep_them():
     samples = [{"valid": True, "labels": np.array(labels)} for labels in ([3], [1, 2, 7], [0, 4])]
-    batch = collate(samples)
+    batch = collate([(sample,) for sample in samples])
     assert batch["labels"].dtype == torch.int64
     assert batch["labels"].tolist() == [[3, -1, -1], [1, 2, 7], [0, 4, -1]]
     assert [part["labels"].tolist() for part in split_batch(batch, 2)] == [[[3, -1, -1], [1, 2, 7]], [[0, 4, -1]]]

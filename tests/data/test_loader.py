@@ -22,7 +22,7 @@ def sample(number: int) -> dict:
 
 
 def test_microbatches_are_the_batch_cut_in_pieces_lists_too():
-    batch = collate([sample(number) for number in range(5)])
+    batch = collate([(sample(number),) for number in range(5)])
     parts = split_batch(batch, 2)
     assert [part["id"] for part in parts] == [["0", "1"], ["2", "3"], ["4"]]
     assert torch.equal(torch.cat([part["image"] for part in parts]), batch["image"])
@@ -49,3 +49,12 @@ def test_a_batch_has_the_promised_columns(tmp_path):
 
 def test_without_evaluation_data_there_is_no_loader(tmp_path):
     assert build_eval_loader(reader.settings({"train": {"local": "x"}, "scratch": str(tmp_path)})) is None
+
+
+def test_a_loader_process_writes_a_batch_where_the_rank_sees_it(monkeypatch):
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a loader process")
+    batch = collate([(sample(number),) for number in range(5)])
+    assert batch["image"].is_shared()  # so that nothing is copied when it is handed over
+    monkeypatch.undo()
+    assert torch.equal(batch["image"], torch.stack([sample(number)["image"] for number in range(5)]))
+    assert not collate([(sample(0),)])["image"].is_shared()
