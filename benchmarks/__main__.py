@@ -4,16 +4,20 @@ import torch
 
 from benchmarks import (
     callbacks,
+    checkpoints,
     decoding,
     embeddings,
     epoch_order,
     label_loss,
     labels,
     loader,
+    peer_step,
     reading,
+    sharding,
     start,
     training_step,
-)  # fmt: skip
+    visible_patches,
+)
 from benchmarks.scale import __main__ as scale
 
 if __name__ == "__main__":
@@ -26,6 +30,10 @@ if __name__ == "__main__":
     labels.main()
     label_loss.main([])
     callbacks.main([])
+    visible_patches.main([])
+    peer_step.main([])
+    sharding.main([])
+    checkpoints.main([])
     if torch.cuda.is_available():
         training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
         embeddings.main([])

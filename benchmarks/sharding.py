@@ -1,6 +1,6 @@
 """What sharding costs on a CPU: the processor's time of a step on plain modules, and on one and two processes.
 
-    python -m benchmarks.sharding [--batch 16] [--steps 4] [--rounds 3]
+    python -m benchmarks.sharding [--batch 16] [--steps 4] [--rounds 2]
 
 Method: MAE of ViT-Ti/16 at 224, fp32, the same global batch in each form:
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

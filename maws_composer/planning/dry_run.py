@@ -18,6 +18,7 @@ import torch.distributed._tools.fake_collectives
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -42,7 +43,8 @@ class DryRun:
         received: bytes that reach it by each kind of collective, as rings: (n - 1) / n of what n gather or scatter.
         collectives: how many there are of each kind.
         kept: bytes that the forward pass keeps for the backward pass, parameters left out.
-        peak: bytes of all tensors at the moment when they are most; what kernels take for themselves is not seen.
+        peak: bytes of all tensors at the moment when they are most, in a step that finds moments there; what kernels
+            take for themselves is not seen.
     """
 
     received: dict[str, float] = field(default_factory=dict)
@@ -72,6 +74,7 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
         with FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen):
             stage.to_empty(device="cpu")
             optimizer = build_optimizer(stage, run)
+            _make_moments(optimizer)
             batch = _batch(run, columns, microbatch)
             with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
                 loss = stage.loss(stage(batch), batch)
@@ -106,6 +109,15 @@ def _batch(run: Run, columns: Sequence[str], size: int) -> dict[str, Any]:
         tokens = torch.ones(size, run.model["text"].context_length, dtype=torch.int64)
         batch |= {"input_ids": tokens, "attention_mask": tokens}
     return batch
+
+
+def _make_moments(optimizer: Optimizer) -> None:
+    """As they are there after a first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 @contextlib.contextmanager

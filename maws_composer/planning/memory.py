@@ -87,7 +87,7 @@ def estimate_memory(
         gradients=parameters.trainable * BYTES_PER_GRADIENT / shard,
         moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
         callbacks=parameters.trainable * kept_by_callbacks / shard,
-        gathered=_gathered(workload, precision, shard),
+        gathered=_gathered(workload, precision),
         activations=microbatch * _kept_per_image(workload, precision, activation_checkpointing),
     )
 
@@ -97,10 +97,11 @@ def checkpoint_bytes(trained: int, kept_by_callbacks: int = 0) -> int:
     return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS + kept_by_callbacks)
 
 
-def _gathered(workload: Workload, precision: str, shard: int) -> float:
-    """Whole parameters and gradients that exist beside the shards: two blocks ahead, one reduced, and the rest."""
-    if shard == 1:
-        return 0.0
+def _gathered(workload: Workload, precision: str) -> float:
+    """Whole parameters and gradients that exist beside the shards: two blocks ahead, one reduced, and the rest.
+
+    FSDP2 makes these copies where one GPU has all shards, too.
+    """
     block = max(stack.parameters_per_block for stack in workload.stacks)
     return block * (2 * BYTES_PER_GATHERED[precision] + BYTES_PER_GRADIENT) + workload.parameters_outside_blocks * 8
 
@@ -117,7 +118,7 @@ def _kept_per_image(workload: Workload, precision: str, activation_checkpointing
         kept += (stack.depth - few) * whole + few * channels * _KEPT_BY_CHECKPOINTED
         recomputed = max(recomputed, whole if few else 0.0)
         passing = max(passing, through)
-    return max(kept + recomputed + passing + _outside_blocks(workload.stacks), locked)
+    return max(kept + max(recomputed, passing) + _outside_blocks(workload.stacks), locked)
 
 
 def _outside_blocks(stacks: tuple[Blocks, ...]) -> float:

@@ -17,7 +17,7 @@ from maws_composer.data import loader
 from maws_composer.data.decode import decode
 from maws_composer.data.fingerprint import changes
 from maws_composer.data.order import TrainOrder
-from maws_composer.data.preflight import check_data
+from maws_composer.data.preflight import check_data, report_epoch
 from maws_composer.data.transforms import RandomCropAndFlip
 from tests.data import reader
 from tests.data.shards import png, write_shards
@@ -91,13 +91,17 @@ def test_world_sizes_that_would_tear_an_image_apart_are_refused_with_one_that_wo
     assert check_world_size(run, 4) == []
     (problem,) = check_world_size(run, 8)
     assert problem.path == "global_train_batch_size"
-    assert problem.message == "4 images with 4 crops each cannot be split over 8 GPUs; use 4"
+    assert problem.message.splitlines() == [
+        "4 images with 4 crops each cannot be split over 8 GPUs; use 4",
+        "a global_train_batch_size of 16 can be split over 1, 2, 4 GPUs",
+    ]
 
 
 def test_the_epoch_is_counted_in_crops_and_embeddings_have_none(train: dict[str, Any], tmp_path: Path) -> None:
     run = reader.settings({"train": train, "scratch": str(tmp_path)})
-    problems, epoch = check_data(run, 1, 1)
-    assert problems == [] and epoch is not None
+    assert check_data(run, 1, 1) == []
+    dataset = loader.build_train_loader(run).dataloader.dataset
+    epoch = report_epoch(dataset.order, [stream.index for stream in dataset.streams], run.data.train)
     assert (epoch.samples, epoch.samples_per_epoch, epoch.unit) == (COUNT * CROPS, COUNT * CROPS, BATCH)
 
 

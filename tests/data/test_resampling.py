@@ -162,7 +162,7 @@ def test_threshold_or_size_is_needed_not_both(resampling):
 
 def test_a_changed_resampling_is_refused_at_resume():
     same = {"algorithm": 1, "streams": [], "seed": 0, "global_train_batch_size": 8, "num_canonical_nodes": 1}
-    same |= {"shuffle": True, "shuffle_block_size": 1}
+    same |= {"repeated_augmentation": 1, "shuffle": True, "shuffle_block_size": 1}
     first = {**same, "resampling": {"draws": 1200, "groups": [[3, 1.5]]}}
     second = {**same, "resampling": {"draws": 1300, "groups": [[3, 1.6]]}}
     assert changes(first, first) == changes(same, {**same, "resampling": None}) == []

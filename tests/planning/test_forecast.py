@@ -62,7 +62,7 @@ def test_lit_needs_what_a_dry_run_sees(tmp_path: Path, given: list[str]) -> None
     batch = ["global_train_batch_size=512", "speed.device_train_microbatch_size=64"]
     planned = forecast(recipe("lit_vitb", *of_text, *batch, *given), Cluster(gpus=8))
     tried = dry_run(planned.run, 8, planned.microbatch)
-    assert planned.communication.within_node == pytest.approx(tried.total_received, rel=0.05)  # and embeddings
+    assert planned.communication.within_node == pytest.approx(tried.total_received, rel=0.1)  # and embeddings
     assert planned.memory.tensors == pytest.approx(tried.peak, rel=0.15)
 
 
@@ -124,7 +124,7 @@ def test_what_is_wrong_with_each_of_several_runs_is_told(capsys: pytest.CaptureF
     told = capsys.readouterr()
     assert not told.out
     for config in (configs[0], configs[2]):
-        assert f"{config} has 1 problem:\n\n  data.train  needs remote, local or streams" in told.err
+        assert f"{config} has 1 problem:\n\n  data.train  needs remote, local, streams or dataset" in told.err
     assert configs[1] not in told.err
 
 
