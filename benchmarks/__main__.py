@@ -2,7 +2,20 @@
 
 import torch
 
-from benchmarks import callbacks, decoding, embeddings, epoch_order, label_loss, labels, start, training_step
+from benchmarks import (
+    callbacks,
+    checkpoints,
+    decoding,
+    embeddings,
+    epoch_order,
+    label_loss,
+    labels,
+    peer_step,
+    sharding,
+    start,
+    training_step,
+    visible_patches,
+)
 
 if __name__ == "__main__":
     start.main([])
@@ -11,6 +24,10 @@ if __name__ == "__main__":
     labels.main()
     label_loss.main([])
     callbacks.main([])
+    visible_patches.main([])
+    peer_step.main([])
+    sharding.main([])
+    checkpoints.main([])
     if torch.cuda.is_available():
         training_step.main(["--variant", "speed.attention=math", "--variant", "speed.compile=false"])
         embeddings.main([])

@@ -7,6 +7,7 @@ tensors. What FSDP2 then sends, and autograd keeps, is what the arithmetic of `c
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed._tools.fake_collectives
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,6 +29,7 @@ from maws_composer.data.columns import CAPTION, IMAGE, IMAGE_EMBEDDING, LABELS
 from maws_composer.optim.build import build_optimizer
 from maws_composer.parallel.shard import wrap
 from maws_composer.planning.plan import columns_of
+from maws_composer.registry import lookup
 from maws_composer.stages.build import build_stage
 
 _LABELS = 8  # of an image
@@ -39,11 +43,14 @@ class DryRun:
         received: bytes that reach it by each kind of collective, as rings: (n - 1) / n of what n gather or scatter.
         collectives: how many there are of each kind.
         kept: bytes that the forward pass keeps for the backward pass, parameters left out.
+        peak: bytes of all tensors at the moment when they are most, in a step that finds moments there; what kernels
+            take for themselves is not seen.
     """
 
     received: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, int] = field(default_factory=dict)
     kept: int = 0
+    peak: int = 0
 
     @property
     def total_received(self) -> float:
@@ -57,20 +64,17 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
     group, and there is none afterwards.
 
     Raises:
-        ConfigError: for a stage that reads captions or embeddings: transformers looks at the values of its masks.
+        ConfigError: for a step that depends on values, as some text towers look at those of their masks.
     """
-    columns = columns_of(run)
-    if CAPTION in columns or IMAGE_EMBEDDING in columns:
-        message = f"a step of {run.stage} depends on the values of captions; stages of images alone can be tried"
-        raise ConfigError([Problem("--dry-run", message)])
-    seen = DryRun()
+    columns, seen = columns_of(run), DryRun()
     dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
     try:
         stage = build_stage(run)
         wrap(stage, replace(run.speed, compile=False), run.precision, torch.device("cpu"))
-        with FakeTensorMode(allow_non_fake_inputs=True), _Collectives(seen):
+        with FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen):
             stage.to_empty(device="cpu")
             optimizer = build_optimizer(stage, run)
+            _make_moments(optimizer)
             batch = _batch(run, columns, microbatch)
             with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
                 loss = stage.loss(stage(batch), batch)
@@ -78,6 +82,9 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
             if run.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(stage.parameters(), run.gradient_clip)
             optimizer.step()
+    except DataDependentOutputException as error:
+        message = f"a step of {run.stage} looks at values ({error}), and there are shapes only; leave out --dry-run"
+        raise ConfigError([Problem("--dry-run", message)]) from error
     finally:
         dist.destroy_process_group()
     return seen
@@ -85,17 +92,32 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
 
 def _batch(run: Run, columns: Sequence[str], size: int) -> dict[str, Any]:
     """As the loader makes them, without their values."""
-    side = run.model["image_size"]
     batch: dict[str, Any] = {
-        IMAGE: torch.empty(size, 3, side, side, dtype=torch.uint8),
         "position": torch.arange(size),
         "epoch": torch.zeros(size, dtype=torch.int64),
         "valid": torch.ones(size, dtype=torch.bool),
         "replaced": torch.zeros(size, dtype=torch.bool),
     }
+    if IMAGE_EMBEDDING in columns:
+        batch[IMAGE_EMBEDDING] = torch.empty(size, lookup("size", run.model["size"]).builder.width)
+    else:
+        side = run.model["image_size"]
+        batch[IMAGE] = torch.empty(size, 3, side, side, dtype=torch.uint8)
     if LABELS in columns:
         batch[LABELS] = torch.zeros(size, _LABELS, dtype=torch.int64)
+    if CAPTION in columns:
+        tokens = torch.ones(size, run.model["text"].context_length, dtype=torch.int64)
+        batch |= {"input_ids": tokens, "attention_mask": tokens}
     return batch
+
+
+def _make_moments(optimizer: Optimizer) -> None:
+    """As they are there after a first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 @contextlib.contextmanager
@@ -113,17 +135,26 @@ def _kept(seen: DryRun, stage: nn.Module) -> Iterator[None]:
     seen.kept = sum(storage.nbytes() for storage in storages.values())
 
 
-class _Collectives(TorchDispatchMode):
-    """Counts what is sent."""
+class _Operations(TorchDispatchMode):
+    """Counts what is sent, and what there is."""
 
     def __init__(self, seen: DryRun) -> None:
         super().__init__()
         self.seen = seen
+        self.storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:
+            return NotImplemented  # operations on its shards follow
         if function.namespace in ("c10d", "_c10d_functional"):
             self._count(function.__name__.partition(".")[0].strip("_"), args)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        made = {leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        if not made <= self.storages:
+            self.storages |= made
+            # asked again each time, because FSDP2 empties storages and fills them up again
+            self.seen.peak = max(self.seen.peak, sum(storage.nbytes() for storage in self.storages))
+        return result
 
     def _count(self, name: str, args: Any) -> None:
         leaves = tree_leaves(args)

@@ -44,12 +44,14 @@ def text_macs(size: TextSize, tokens: int) -> int:
 def mae_macs(
     size: ViTSize, image_size: int = 224, mask_ratio: float = 0.75, decoder: DecoderSize | None = None
 ) -> MaeMacs:
-    """MACs of one image through the MAE, forward: the encoder embeds and sees the visible patches."""
+    """MACs of one image through the MAE, forward, as the authors have it: all patches are embedded, the visible go on.
+
+    Ours embeds the visible ones only, which is 0.9 % less of ViT-B and 0.1 % of ViT-6.5B.
+    """
     decoder = decoder or DecoderSize()
     patches = size.patches(image_size)
-    visible = visible_patches(patches, mask_ratio)
-    seen, tokens = visible + 1, patches + 1
-    encoder = _patch_embedding_macs(size, visible) + size.depth * block_macs(size.width, seen)
+    seen, tokens = visible_patches(patches, mask_ratio) + 1, patches + 1
+    encoder = _patch_embedding_macs(size, patches) + size.depth * block_macs(size.width, seen)
     embedding = seen * size.width * decoder.width
     prediction = tokens * decoder.width * size.patch_values
     return MaeMacs(encoder, embedding + decoder.depth * block_macs(decoder.width, tokens) + prediction)

@@ -48,7 +48,8 @@ def compare(forecast: Forecast, tried: DryRun) -> str:
         f"dry run of {forecast.run.run_name}: {forecast.microbatch} images went forward, backward and into a step of "
         f"rank 0 of {forecast.cluster.gpus}; {number} collectives bring it {tried.total_received / 1e9:.2f} GB "
         f"(by arithmetic {expected / 1e9:.2f}), {tried.kept / 1e9:.2f} GB are kept for the backward pass "
-        f"(by arithmetic {forecast.memory.activations / 1e9:.2f})"
+        f"(by arithmetic {forecast.memory.activations / 1e9:.2f}), and its tensors take {tried.peak / 1e9:.2f} GB at "
+        f"most (by arithmetic {forecast.memory.tensors / 1e9:.2f})"
     )
 
 

@@ -12,8 +12,11 @@ BYTES_PER_MOMENTS = 8  # Adam's two
 BYTES_PER_GATHERED = {"fp32": 4, "tf32": 4, "amp_bf16": 2}  # of a block's weight, while it is computed with
 # What a block keeps for its backward pass, in bytes per token and channel. In fp32: the inputs of norm1, qkv, norm2,
 # fc1 and proj, the residual between, q, k and v, and both sides of the GELU, 16 numbers in all. Under bf16 autocast
-# the residual stream and the norms stay in fp32.
-_KEPT_PER_CHANNEL = {"fp32": 64, "tf32": 64, "amp_bf16": 40}
+# the two of the residual stream stay in fp32.
+_KEPT_PER_CHANNEL = {"fp32": 64, "tf32": 64, "amp_bf16": 36}
+# What goes through a block and is kept by nobody is most at the GELU: its two sides, the residual stream and norm2's
+# output; in the backward pass about as much, of gradients.
+_PASSING_PER_CHANNEL = {"fp32": 40, "tf32": 40, "amp_bf16": 24}
 # A checkpointed block keeps its input, in fp32.
 _KEPT_BY_CHECKPOINTED = 4
 # CUDA context, NCCL buffers and cuBLAS workspaces (our choice; about what nvidia-smi shows for an idle rank)
@@ -44,13 +47,18 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.moments
 
     @property
+    def tensors(self) -> float:
+        """What there is at the moment when it is most."""
+        return self.states + self.gathered + self.activations
+
+    @property
     def overhead(self) -> float:
         """CUDA's own, and what the allocator cannot use."""
-        return (self.states + self.gathered + self.activations) * (_FRAGMENTATION - 1) + FIXED_OVERHEAD
+        return self.tensors * (_FRAGMENTATION - 1) + FIXED_OVERHEAD
 
     @property
     def total(self) -> float:
-        return self.states + self.gathered + self.activations + self.overhead
+        return self.tensors + self.overhead
 
 
 def estimate_memory(
@@ -70,7 +78,7 @@ def estimate_memory(
         weights=parameters.total * BYTES_PER_WEIGHT / shard,
         gradients=parameters.trainable * BYTES_PER_GRADIENT / shard,
         moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
-        gathered=_gathered(workload, precision, shard),
+        gathered=_gathered(workload, precision),
         activations=microbatch * _kept_per_image(workload, precision, activation_checkpointing),
     )
 
@@ -80,24 +88,28 @@ def checkpoint_bytes(trained: int) -> int:
     return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS)
 
 
-def _gathered(workload: Workload, precision: str, shard: int) -> float:
-    """Whole parameters and gradients that exist beside the shards: two blocks ahead, one reduced, and the rest."""
-    if shard == 1:
-        return 0.0
+def _gathered(workload: Workload, precision: str) -> float:
+    """Whole parameters and gradients that exist beside the shards: two blocks ahead, one reduced, and the rest.
+
+    FSDP2 makes these copies where one GPU has all shards, too.
+    """
     block = max(stack.parameters_per_block for stack in workload.stacks)
     return block * (2 * BYTES_PER_GATHERED[precision] + BYTES_PER_GRADIENT) + workload.parameters_outside_blocks * 8
 
 
 def _kept_per_image(workload: Workload, precision: str, activation_checkpointing: str | int) -> float:
-    per_channel = _KEPT_PER_CHANNEL[precision]
     checkpointed = workload.checkpointed_per_stack(activation_checkpointing)
-    kept, recomputed = 0.0, 0.0
+    kept, recomputed, passing, locked = 0.0, 0.0, 0.0, 0.0
     for stack, few in zip(workload.stacks, checkpointed, strict=True):
-        whole = stack.tokens * stack.width * per_channel
-        if not stack.is_locked:
-            kept += (stack.depth - few) * whole + few * stack.tokens * stack.width * _KEPT_BY_CHECKPOINTED
-        recomputed = max(recomputed, whole if few or stack.is_locked else 0.0)
-    return kept + recomputed + _outside_blocks(workload.stacks)
+        channels = stack.tokens * stack.width
+        whole, through = (channels * per[precision] for per in (_KEPT_PER_CHANNEL, _PASSING_PER_CHANNEL))
+        if stack.is_locked:  # over before anything is kept
+            locked = through
+            continue
+        kept += (stack.depth - few) * whole + few * channels * _KEPT_BY_CHECKPOINTED
+        recomputed = max(recomputed, whole if few else 0.0)
+        passing = max(passing, through)
+    return max(kept + max(recomputed, passing) + _outside_blocks(workload.stacks), locked)
 
 
 def _outside_blocks(stacks: tuple[Blocks, ...]) -> float:

@@ -48,7 +48,8 @@ def test_activations_are_those_that_autograd_keeps(size: ViTSize, decoder: Decod
     images = 4
     workload = mae_workload(size, image_size, 0.75, decoder, qk_norm=False)
     estimate = estimate_memory(workload, "fp32", images, 1, "none").activations
-    assert estimate == pytest.approx(kept_by_autograd(size, decoder, image_size, images), rel=0.15)
+    kept = kept_by_autograd(size, decoder, image_size, images)
+    assert 0.95 * kept < estimate < 1.25 * kept  # and what goes through a block
 
 
 def test_states_are_sixteen_bytes_per_trained_parameter_over_the_shards() -> None:

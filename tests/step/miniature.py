@@ -118,12 +118,12 @@ def _evaluator(stage: ComposerModel, batch: dict[str, Any]) -> Evaluator:
     )
 
 
-def make_batch(stage: str, number: int = 0, size: int = BATCH) -> dict[str, Any]:
+def make_batch(stage: str, number: int = 0, size: int = BATCH, side: int = SIZE) -> dict[str, Any]:
     """As the loaders collate them; each number another."""
     generator = torch.Generator().manual_seed(number)
     draw = partial(torch.randint, generator=generator)
     batch: dict[str, Any] = {
-        "image": draw(256, (size, 3, SIZE, SIZE), dtype=torch.uint8),
+        "image": draw(256, (size, 3, side, side), dtype=torch.uint8),
         "position": torch.arange(number * size, (number + 1) * size),
         "epoch": torch.zeros(size, dtype=torch.int64),
         "valid": torch.ones(size, dtype=torch.bool),
