@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     hidden = size.patches(224) - visible.shape[1]
     saved, total = hidden * size.patch_values * size.width, mae_macs(size).total
     # forward, and the weight's gradient; images have none
-    print(f"saved of the step's multiply-accumulates: {2 * saved / (3 * total + 2 * saved):.2%}")
+    print(f"saved of the step's multiply-accumulates: {2 * saved / (3 * total):.2%}")
 
 
 if __name__ == "__main__":
