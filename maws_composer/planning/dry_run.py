@@ -7,6 +7,7 @@ tensors. What FSDP2 then sends, and autograd keeps, is what the arithmetic of `c
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,7 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
     try:
         stage = build_stage(run)
         wrap(stage, replace(run.speed, compile=False), run.precision, torch.device("cpu"))
-        with FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen):
+        with _without_collections(), FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen):
             stage.to_empty(device="cpu")
             optimizer = build_optimizer(stage, run)
             _make_moments(optimizer)
@@ -88,6 +89,19 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
     finally:
         dist.destroy_process_group()
     return seen
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """What refers to itself stays: when Python would collect depends on what the process did before."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _batch(run: Run, columns: Sequence[str], size: int) -> dict[str, Any]:
@@ -133,6 +147,7 @@ def _kept(seen: DryRun, stage: nn.Module) -> Iterator[None]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield
     seen.kept = sum(storage.nbytes() for storage in storages.values())
+    storages.clear()  # the graph may hold `keep` for longer
 
 
 class _Operations(TorchDispatchMode):

