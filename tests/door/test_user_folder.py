@@ -21,6 +21,8 @@ from maws_composer.registry import KINDS, load_plugins, lookup, names
 from maws_composer.weights.sources import open_encoder
 from streaming_conversion.cli import main as convert
 from tests.runs import GLOBAL_BATCH, Finished, Runs, write_images
+from tests.test_gradient_caching import make_batch, make_stage
+from tests.text_towers import write_text_tower
 
 USER = Path(__file__).parents[1] / "plugins" / "user"
 ELASTIC = (
@@ -55,6 +57,21 @@ def plugins() -> None:
 
 def test_the_folder_has_a_plugin_of_every_kind() -> None:
     assert [kind for kind in KINDS if not any(name.startswith("my_") for name in names(kind))] == []
+
+
+def test_lit_is_trained_with_their_loss(tmp_path: Path) -> None:
+    stage, batch = make_stage(write_text_tower(tmp_path), loss="my_margin"), make_batch()
+    pairs = stage(batch)
+    logits = (pairs.scale * pairs.image @ pairs.text.T).detach().numpy()
+    hinges = []
+    for rows in (logits, logits.T):
+        for number, row in enumerate(rows):
+            wrong = max(value for column, value in enumerate(row) if column != number)
+            hinges.append(max(wrong - row[number] + 1, 0))
+    loss = stage.loss(pairs, batch)
+    assert loss.item() == pytest.approx(sum(hinges) / len(hinges), rel=1e-5) and loss.item() > 0
+    loss.backward()
+    assert stage.clip.text_projection.weight.grad.norm() > 0
 
 
 def test_a_run_uses_them(run: Finished, runs: Runs) -> None:
