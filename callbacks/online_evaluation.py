@@ -11,7 +11,7 @@ from composer.loggers import Logger
 from composer.utils import create_interval_scheduler
 
 from maws_composer.config.build import build
-from maws_composer.config.durations import Interval
+from maws_composer.config.durations import StepInterval
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.columns import LABELS
@@ -54,7 +54,7 @@ class OnlineEvaluation(Callback):
 
     def __init__(
         self,
-        every: Interval,
+        every: StepInterval,
         test: EvalData,
         evaluations: NamedEvaluations,
         train: EvalData | None = None,

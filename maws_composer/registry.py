@@ -239,7 +239,7 @@ class OneOf:
         self.kind = kind
 
     def __repr__(self) -> str:
-        return f"name of a {self.kind}"
+        return f"name of {'an' if self.kind[0] in 'aeio' else 'a'} {self.kind}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from maws_composer import registry
+from maws_composer.checkpoints.saving import TEXT_FILE
 from maws_composer.config.problems import ConfigError
-from maws_composer.data.own_text import text_problems, tokenizer_of
+from maws_composer.data.own_text import has_dropout, text_problems, tokenizer_of
 from maws_composer.evaluation.towers import find_image_text, load_towers
 from maws_composer.models.text_tower import TextSettings
 from maws_composer.parallel.materialize import materialize
 from maws_composer.stages.lit import LitStage
+from maws_composer.weights import image_text
 from maws_composer.weights.export import export
 from maws_composer.weights.text_identity import text_difference, text_identity
 from tests.evaluation.lit import NAMES, write_captioned, write_lit
@@ -92,9 +95,26 @@ def test_what_it_costs_is_counted_and_its_blocks_are_sharded() -> None:
     assert stage.blocks()[-2:] == [*stage.clip.text.layers]
 
 
+@pytest.mark.parametrize("module", [nn.AlphaDropout(0.1), nn.MultiheadAttention(4, 2, dropout=0.1)])
+def test_dropout_of_other_kinds_is_seen(module: nn.Module) -> None:
+    assert has_dropout(nn.Sequential(module)) and not has_dropout(nn.MultiheadAttention(4, 2))
+
+
+def test_a_tower_that_names_its_arguments_otherwise_is_told_before_training() -> None:
+    class Otherwise(registry.lookup("text_tower", TEXT.name).builder):  # type: ignore[misc]
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids, mask)
+
+    registry.register("text_tower", "otherwise")(Otherwise)
+    (problem,) = text_problems(replace(TEXT, name="otherwise"))
+    assert problem.path == "model.text.name" and "unexpected keyword argument 'input_ids'" in problem.message
+
+
 def test_dropout_of_its_own_is_the_same_in_both_passes_of_a_step() -> None:
     stage = make_stage().train()
+    assert not has_dropout(stage.clip.text)
     stage.clip.text.layers[0].dropout1.p = 0.5
+    assert has_dropout(stage.clip.text)
     stage._draws = True
     batch = {"epoch": torch.zeros(3, dtype=torch.int64), "position": torch.arange(3), **tokenizer_of(TEXT)(TEXTS)}
     batch["image_embedding"] = torch.zeros(3, 128)
@@ -126,6 +146,17 @@ def test_it_is_exported_whole_and_not_as_what_it_is_not(saved: tuple[Path, Any],
     for to, out in (("hf", "out"), ("maws", "out.pt")):
         with pytest.raises(ConfigError, match="my_bytes is a text tower of a plugin, which only its code can run: use"):
             export(str(folder / "lit"), to, tmp_path / out)
+
+
+def test_without_its_code_nobody_is_asked_for_a_model_of_its_name(
+    saved: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {TEXT_FILE: text_identity(TEXT)}
+    monkeypatch.setattr(image_text, "_read_beside", lambda model, name: kept.get(name))
+    assert find_image_text(str(saved[0] / "lit")).text == TEXT
+    del registry._entries["text_tower", "my_bytes"]
+    with pytest.raises(ConfigError, match="my_bytes, is a plugin that is not here; say where with --code-path"):
+        find_image_text(str(saved[0] / "lit"))
 
 
 def test_another_tokenizer_or_other_arguments_are_told() -> None:

@@ -204,13 +204,23 @@ class Resume(Callback):
     def before_load(self, state: State, logger: Logger) -> None:
         reader = SafeReader(self._folder)
         wanted = {"state": {key: value for key, value in state.state_dict().items() if key not in _NOT_RESTORED}}
-        _forget_other_callbacks(wanted["state"], saved=set(reader.read_metadata().state_dict_metadata))
+        saved = set(reader.read_metadata().state_dict_metadata)
+        _forget_other_callbacks(wanted["state"], saved)
+        _forget_newer_settings(wanted["state"], saved)
         with torch.no_grad():
             dcp.load(wanted, storage_reader=reader, planner=SafePlanner())
         with warnings.catch_warnings():
             for algorithm in state.algorithms:  # see _NOT_RESTORED
                 warnings.filterwarnings("ignore", f"{type(algorithm).__qualname__} is not in the state_dict")
             state.load_state_dict({**wanted["state"], "algorithms": {}}, logger, strict=True)
+
+
+def _forget_newer_settings(state: dict[str, Any], saved: set[str]) -> None:
+    """What determines the order of samples now, and had no name yet when the checkpoint was saved."""
+    order = (state.get("dataset_state", {}).get("train") or {}).get("order", {})
+    for name, value in list(order.items()):
+        if not flatten_state_dict({"state": {"dataset_state": {"train": {"order": {name: value}}}}})[0].keys() <= saved:
+            del order[name]
 
 
 def _forget_other_callbacks(state: dict[str, Any], saved: set[str]) -> None:

@@ -55,10 +55,11 @@ def _plan(options: argparse.Namespace) -> int:
         print("\n\n".join(format_problems(config, problems) for config, problems in refused.items()), file=sys.stderr)
         return 2
     print(describe(forecasts))
-    for one in forecasts if options.dry_run else ():
+    if options.dry_run:
         from maws_composer.planning.dry_run import dry_run
 
-        print(f"\n{compare(one, dry_run(one.run, options.gpus, one.microbatch))}")
+        for one in forecasts:
+            print(f"\n{compare(one, dry_run(one.run, options.gpus, one.microbatch))}")
     if options.plot:
         draw(forecasts, options.plot)
     return 0

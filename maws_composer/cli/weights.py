@@ -24,7 +24,7 @@ def add_export(commands: Commands) -> None:
     export.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an argument of a plug-in")
     export.add_argument("--image-tower", help="of a LiT run that has none; default: what it began with")
     export.add_argument(
-        "--code-path", action="append", default=[], help="where plug-ins are: exporters, importers, sizes"
+        "--code-path", action="append", default=[], help="where plug-ins are: exporters, importers, sizes, text towers"
     )
     export.set_defaults(run=_export)
 

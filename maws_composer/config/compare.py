@@ -18,10 +18,13 @@ _WITHOUT_EFFECT = re.compile(
     r"|data\.train\.(streams\.[^.]+\.)?(remote|local|download_\w+|cache_limit|validate_hash)$"
 )
 
+# Keys that came later -> what was done before, where that is not null, false or an empty section.
+_LATER = {"data.train.repeated_augmentation": 1, "data.train.decode": "exact"}
+
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted keys that affect results and differ, sorted. Credentials, which a saved configuration hides, are equal."""
-    before, now = leaves(mask(old)), leaves(mask(new))
+    before, now = ({**_LATER, **leaves(mask(config))} for config in (old, new))
     return [key for key in sorted({*before, *now}) if _differ(key, before, now)]
 
 

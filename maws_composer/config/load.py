@@ -184,7 +184,12 @@ def load(
     problems += plugin_problems
     if config := outcome.value or _without(mistakes, rest, schema):
         config = _filled(config, values)
-        problems += _contradictions(schema.contradictions(config), mistakes, composed)
+        wrong_plugins = [wrong.path for wrong in plugin_problems]  # they are missing from the configuration
+        problems += [
+            each
+            for each in _contradictions(schema.contradictions(config), mistakes, composed)
+            if not any(path.startswith(f"{each.path}.") for path in wrong_plugins)
+        ]
         if problems and also is not None:
             problems += _contradictions(also(config), mistakes, composed)
     if problems:

@@ -45,8 +45,9 @@ def nearest_path(path: Path) -> Path | None:
         return None
     if (above / path.name).exists():
         return above / path.name
-    close = get_close_matches(path.name, sorted(os.listdir(above)), n=1)
-    return above / close[0] if close else None
+    by_stem = {Path(name).stem: name for name in sorted(os.listdir(above))}  # or all YAMLs would be alike
+    close = get_close_matches(path.stem, by_stem, n=1)
+    return above / by_stem[close[0]] if close else None
 
 
 _WIDEST = 80  # of a column; what is longer sticks out

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from maws_composer.config.durations import Interval, Samples, parse_duration, samples
+from maws_composer.config.durations import Interval, Samples, StepInterval, parse_duration, samples
 from maws_composer.config.problems import Problem
 from maws_composer.data.settings import Data, HeldOutData, StreamSource, TrainData
 from maws_composer.optim.settings import OptimizerSettings, ScheduleSettings
@@ -95,7 +95,7 @@ class Run:
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     storage_patience: Annotated[float, Field(gt=0)] = 1800.0
-    eval_interval: Interval = "1000ba"
+    eval_interval: StepInterval = "1000ba"
     allow_changed_config: bool = False
     code_paths: list[str] = field(default_factory=list)
     algorithms: dict[str, Arguments | None] = field(default_factory=dict)
@@ -191,7 +191,7 @@ def _repetition_problems(run: Run) -> Iterator[Problem]:
         message = f"{crops} crops of an image do not divide global_train_batch_size, {run.global_train_batch_size}"
         yield Problem("data.train.repeated_augmentation", message)
     if crops > 1 and run.data.train.dataset is not None:
-        message = "is of shards; a dataset of your own may have an image several times itself"
+        message = "works with shards only; set it to 1, and have data.train.dataset give an image several times"
         yield Problem("data.train.repeated_augmentation", message)
     if crops > 1 and run.data.train.central_crop:
         yield Problem("data.train.repeated_augmentation", "all crops are the same with central_crop; leave one out")

@@ -42,7 +42,7 @@ def fingerprint(order: Order, streams: Sequence[DataStream]) -> dict[str, Any]:
 
 
 def own_fingerprint(order: Order, own: OwnDataset) -> dict[str, Any]:
-    """The same of a user's dataset: its length, and what it says of itself; where its samples lie is no part of it."""
+    """The same of a user's dataset: its length, and what it says of itself; its arguments are compared as keys are."""
     if not isinstance(order, TrainOrder):
         return {}
     part = {

@@ -46,11 +46,11 @@ def shared_memory_problems(
     speed: ForwardSpeed, ranks_of_node: int, batch_bytes: int, folder: Path = SHARED_MEMORY
 ) -> list[Problem]:
     """Whether what waits has room; without, a loader process dies of a bus error. See `working_ahead`."""
-    needed, free = working_ahead(speed, ranks_of_node, batch_bytes), shutil.disk_usage(folder).free
-    if needed <= free:
+    needed, size = working_ahead(speed, ranks_of_node, batch_bytes), shutil.disk_usage(folder).total
+    if needed <= size:  # not what is free: batches of a run that was killed lie there for some seconds
         return []
     message = (
-        f"batches that wait would take {readable_size(needed)} of {folder}, which has {readable_size(free)} free; "
+        f"batches that wait would take {readable_size(needed)} of {folder}, which has {readable_size(size)}; "
         f"give a container more (--shm-size={readable_size(2 * needed)}), or lower this, or speed.workers"
     )
     return [Problem("speed.prefetch_factor", message)]

@@ -100,9 +100,13 @@ class OwnDataset:
         if not isinstance(value, types):
             what = f"{theirs} is a {type(value).__name__}"
             raise SampleError(f"sample {number} of {self}: {what}; expected {expected}", ours)
-        if ours == LABELS and not len(raw[theirs]):
+        if ours == LABELS and _is_empty(raw[theirs]):
             return np.zeros(0, np.int64)  # of an empty list nobody knows the type
         return value
+
+
+def _is_empty(labels: Any) -> bool:
+    return (tuple(labels.shape) if hasattr(labels, "shape") else (len(labels),)) == (0,)
 
 
 def open_own(settings: DatasetSettings, key: str, run: Run) -> OwnDataset:

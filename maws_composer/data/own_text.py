@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from maws_composer.config.build import build
 from maws_composer.config.problems import ConfigError, Problem
@@ -148,7 +149,8 @@ def _own_problems(text: NamesTower) -> list[Problem]:
     except ValueError as error:
         return [Problem(NAME, str(error))]
     try:
-        made = tower(tokens["input_ids"].to("meta"), tokens["attention_mask"].to("meta"))
+        ids, mask = tokens["input_ids"].to("meta"), tokens["attention_mask"].to("meta")
+        made = tower(input_ids=ids, attention_mask=mask)
     except Exception as error:
         # Code that looks at values runs, though not on the meta device.
         return [] if "meta" in str(error) else [Problem(NAME, f"{text.name} fails:\n{traceback_of(error)}")]
@@ -160,5 +162,7 @@ def _own_problems(text: NamesTower) -> list[Problem]:
 
 
 def has_dropout(tower: nn.Module) -> bool:
-    """Whether it draws at random while it is trained."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())
+    """Whether it draws at random while it is trained, as far as its modules say so."""
+    drops = (module.p for module in tower.modules() if isinstance(module, _DropoutNd))
+    attentions = (module.dropout for module in tower.modules() if isinstance(module, nn.MultiheadAttention))
+    return any(share > 0 for share in (*drops, *attentions))

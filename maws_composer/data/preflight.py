@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NOT_REPEATED = {
+    IMAGE_EMBEDDING: "embeddings cannot be cropped",
+    CAPTION: "crops of one image would count as wrong for one another's captions, which are the same",
+}
 _TRIED_SAMPLES = 16
 
 
@@ -128,11 +132,19 @@ def _training_problems(
     problems += cache_problems(train.cache_limit, indexes, block, canonical_nodes, processes)
     problems += _disk_problems("train", indexes, train, run, needed_cache(indexes, block, canonical_nodes, processes))
     problems += _sample_problems(indexes[0], train, columns)
-    if IMAGE_EMBEDDING in columns and train.repeated_augmentation > 1:
-        problems.append(Problem("data.train.repeated_augmentation", "embeddings cannot be cropped; set it to 1"))
+    problems += repetition_problems(train.repeated_augmentation, columns)
     if IMAGE_EMBEDDING not in columns and not train.central_crop and train.transform is None:
         _note_enlargement(run, indexes)
     return problems
+
+
+def repetition_problems(crops: int, columns: Sequence[str]) -> list[Problem]:
+    """Whether several crops of an image make sense for what a stage reads."""
+    return [
+        Problem("data.train.repeated_augmentation", f"{why}; set it to 1")
+        for column, why in _NOT_REPEATED.items()
+        if column in columns and crops > 1
+    ]
 
 
 def _own_training_problems(run: Run, columns: Sequence[str]) -> list[Problem]:

@@ -31,7 +31,7 @@ class ForwardSpeed:
         device_eval_batch_size: samples of one evaluation batch on one GPU.
         workers: loader processes per GPU; `auto`: its share of the node's cores.
         prefetch_factor: batches that each of them works ahead.
-        predownload: samples whose shards each of them fetches ahead. Null: streaming chooses.
+        predownload: images whose shards each of them fetches ahead. Null: eight batches.
         loader_timeout: seconds without a batch after which training stops, naming the shard; 0: no limit.
         attention: kernel of the attention; `auto` takes the fastest that the precision and the GPU allow.
         scratch_folder: local disk for cached shards, and for checkpoints on their way to object storage.

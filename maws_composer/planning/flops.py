@@ -6,7 +6,7 @@ again is not in these figures, because MFU leaves it out: see `planning.workload
 
 from typing import NamedTuple
 
-from maws_composer.models.sizes import DecoderSize, TextSize, ViTSize, visible_patches
+from maws_composer.models.sizes import DecoderSize, ViTSize, visible_patches
 
 
 class MaeMacs(NamedTuple):
@@ -34,11 +34,6 @@ def vit_macs(size: ViTSize, image_size: int = 224) -> int:
 def classifier_macs(size: ViTSize, num_classes: int, image_size: int = 224) -> int:
     """MACs of one image through the ViT and a linear head, forward."""
     return vit_macs(size, image_size) + num_classes * size.width
-
-
-def text_macs(size: TextSize, tokens: int) -> int:
-    """MACs of one text through its encoder, forward, padding included."""
-    return size.depth * block_macs(size.width, tokens)
 
 
 def mae_macs(

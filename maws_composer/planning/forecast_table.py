@@ -141,7 +141,9 @@ def _cost(forecast: Forecast) -> str:
 
 
 def _reading(forecast: Forecast) -> str:
-    rate = forecast.images_per_second * forecast.cluster.image_bytes
+    if forecast.run.model.get("image_embeddings"):
+        return "of embeddings, little"
+    rate = forecast.images_per_second / forecast.run.data.train.repeated_augmentation * forecast.cluster.image_bytes
     return (
         f"{rate / 1e9:,.2f} GB/s, {rate / forecast.cluster.nodes / 1e9:,.2f} per node, "
         f"at {forecast.cluster.image_bytes / 1e3:,.0f} kB an image"

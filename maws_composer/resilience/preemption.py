@@ -51,8 +51,7 @@ class Preemption(Callback):
     """Has all ranks stop at the same place once one of them was given notice.
 
     Looked at after every step, after every batch of an evaluation, and between the parts of the start. An evaluation
-    that is cut off, or does not begin, is made up for by the next start, `Evaluates` included; but for one at the very
-    end of the last epoch, after the last checkpoint.
+    that is cut off, or does not begin, is made up for by the next start, `Evaluates` included.
 
     Args:
         settings: how much time there is, and who else is asked.

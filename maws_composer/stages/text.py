@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,13 +21,7 @@ def build_text(settings: TextSettings) -> nn.Module:
     Raises:
         ValueError: see `own_tower` and `build_text_tower`; or it has no weights to begin with, nor dropout of ours.
     """
-    if not is_own(settings):
-        return build_text_tower(settings)
-    if settings.pretrained:
-        raise ValueError(f"text.pretrained: {settings.name} is drawn from the seed; set it to false")
-    if settings.dropout:
-        raise ValueError(f"text.dropout: is of Hugging Face's towers; {settings.name} may have an argument of its own")
-    tower: nn.Module = own_tower(settings)
+    tower: nn.Module = _own(settings) if is_own(settings) else build_text_tower(settings)
     return tower
 
 
@@ -36,8 +32,16 @@ def text_workload(settings: TextSettings) -> TextWorkload:
         size = text_size(settings)
         return TextWorkload(text_parameters(size), Blocks(size.depth, size.width, size.head_dim, tokens))
     with torch.device("meta"):
-        tower = own_tower(settings)
+        tower = _own(settings)
     blocks = tower.blocks()
     inside = sum(parameter.numel() for block in blocks for parameter in block.parameters()) // max(len(blocks), 1)
     total = sum(parameter.numel() for parameter in tower.parameters())
     return TextWorkload(total, Blocks(len(blocks), tower.width, _HEAD_DIM, tokens, own_parameters=inside))
+
+
+def _own(settings: TextSettings) -> Any:
+    if settings.pretrained:
+        raise ValueError(f"text.pretrained: {settings.name} is drawn from the seed; set it to false")
+    if settings.dropout:
+        raise ValueError(f"text.dropout: is of Hugging Face's towers; {settings.name} may have an argument of its own")
+    return own_tower(settings)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from maws_composer.checkpoints.saving import ENCODER_FILE, TEXT_FILE
+from maws_composer.data.own_text import is_own
 from maws_composer.models.sizes import ViTSize
 from maws_composer.models.text_tower import KNOWN_TEXT_TOWERS, TextSettings
 from maws_composer.models.vit import VisionTransformer
@@ -72,7 +73,10 @@ def open_image_text(address: str, image_tower: str | None = None, text_tower: st
     model = open_model(address)
     if not is_image_text(model):
         raise SourceError(f"{address} has no text tower")
-    text = _text_settings(model, text_tower)
+    text, identity = _text_settings(model, text_tower), _read_beside(model, TEXT_FILE)
+    if identity and identity.get("is_plugin") and text.name == identity["name"] and not is_own(text):
+        message = f"the text tower of {address}, {text.name}, is a plugin that is not here; say where with --code-path"
+        raise SourceError(f"{message}, or code_paths in a YAML")
     source = image_tower or (address if has_encoder(model) else model.config.get("initialize_from"))
     if not source:
         raise SourceError(f"{address} has no image tower, and its config.yaml no initialize_from: name the tower")
@@ -87,7 +91,7 @@ def open_image_text(address: str, image_tower: str | None = None, text_tower: st
         source,
         None if has_encoder(model) else (_read_beside(model, ENCODER_FILE) or {}).get("fingerprint"),
         fingerprinted.encoder,
-        _read_beside(model, TEXT_FILE),
+        identity,
     )
 
 

@@ -29,6 +29,7 @@ def text_identity(settings: TextSettings) -> dict[str, Any]:
     config = json.loads(json.dumps(told, default=str))
     return {
         "name": settings.name,
+        "is_plugin": is_own(settings),
         "tokenizer": tokenizer_of(settings).digest(),
         "config": {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT and "dropout" not in key},
     }

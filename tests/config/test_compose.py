@@ -156,3 +156,12 @@ def test_only_credentials_are_hidden(load):
 )
 def test_which_changes_affect_results(override, changed, load):
     assert changed_keys(load().resolved, load("", override).resolved) == changed
+
+
+def test_a_checkpoint_may_be_older_than_a_key(load):
+    now = load().resolved
+    older = {**now, "data": {**now["data"], "train": dict(now["data"]["train"])}}
+    for key in ("repeated_augmentation", "decode"):
+        del older["data"]["train"][key]
+    assert changed_keys(older, now) == []
+    assert changed_keys(older, load("", "data.train.decode=fast").resolved) == ["data.train.decode"]

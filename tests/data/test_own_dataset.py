@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -155,6 +156,7 @@ WRONG = {  # what a sample is -> path and message
         "sample 0 of {}: image is a Tensor; expected the bytes of an image file, or a PIL image",
     ),
     "no list": ({**GOOD, "labels": 3}, ".columns.labels", "sample 0 of {}: labels is a int; expected a list of class"),
+    "no dimension": ({**GOOD, "labels": np.array(3)}, ".dataset", "sample 0 of {} has labels that are no list of int"),
     "no class": ({**GOOD, "labels": [5]}, ".dataset", "sample 0 of {} has label 5; there are classes 0 to 4"),
     "no dict": ((png(1), 3), ".dataset", "sample 0 of {} is a tuple; expected {{column: value}}"),
     "no image": ({**GOOD, "image": b"x"}, ".dataset", "none of 16 samples of {} can be used: image cannot be decoded:"),

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
+from maws_composer.checkpoints.resume import _forget_newer_settings
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.problems import ConfigError
 from maws_composer.config.run import check_world_size
@@ -17,7 +19,7 @@ from maws_composer.data import loader
 from maws_composer.data.decode import decode
 from maws_composer.data.fingerprint import changes
 from maws_composer.data.order import TrainOrder
-from maws_composer.data.preflight import check_data, report_epoch
+from maws_composer.data.preflight import check_data, repetition_problems, report_epoch
 from maws_composer.data.transforms import RandomCropAndFlip
 from tests.data import reader
 from tests.data.shards import png, write_shards
@@ -97,7 +99,7 @@ def test_world_sizes_that_would_tear_an_image_apart_are_refused_with_one_that_wo
     ]
 
 
-def test_the_epoch_is_counted_in_crops_and_embeddings_have_none(train: dict[str, Any], tmp_path: Path) -> None:
+def test_the_epoch_is_counted_in_crops(train: dict[str, Any], tmp_path: Path) -> None:
     run = reader.settings({"train": train, "scratch": str(tmp_path)})
     assert check_data(run, 1, 1) == []
     dataset = loader.build_train_loader(run).dataloader.dataset
@@ -112,6 +114,23 @@ def test_another_number_of_crops_is_another_order_and_older_checkpoints_had_one(
     assert changes(older, saved) == []
     (problem,) = changes(older, {**saved, "repeated_augmentation": 2})
     assert problem.path == "data.train.repeated_augmentation" and problem.message.startswith("was 1, is 2;")
+
+
+def test_what_an_older_checkpoint_does_not_know_is_not_asked_for() -> None:
+    order = {"algorithm": 1, "repeated_augmentation": 1, "streams": [{"name": "train", "samples": 60}]}
+    state = {"dataset_state": {"train": {"epoch": 0, "order": order}, "eval": None}, "callbacks": {}}
+    kept = {"epoch": 0, "order": {"algorithm": 1, "streams": order["streams"]}}
+    older = set(flatten_state_dict({"state": {"dataset_state": {"train": kept}}})[0])
+    _forget_newer_settings(state, older)
+    assert state["dataset_state"]["train"] == kept
+    _forget_newer_settings({"callbacks": {}}, older)  # of data that keeps nothing
+
+
+@pytest.mark.parametrize(("column", "said"), [("image_embedding", "cannot be cropped"), ("caption", "count as wrong")])
+def test_what_cannot_be_repeated_is_refused(column: str, said: str) -> None:
+    assert repetition_problems(1, [column]) == repetition_problems(4, ["labels"]) == []
+    (problem,) = repetition_problems(4, [column])
+    assert problem.path == "data.train.repeated_augmentation" and said in problem.message
 
 
 @pytest.mark.parametrize(

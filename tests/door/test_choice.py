@@ -57,3 +57,10 @@ def test_a_key_of_another_optimizer_that_is_given_at_the_command_line_is_told(fo
     with pytest.raises(ConfigError) as caught:
         load(folder, "", "optimizer.betas=[0.9, 0.999]", "optimizer.name=sgd_of_test")
     assert [problem.path for problem in caught.value.problems] == ["optimizer.betas"]
+
+
+def test_of_a_dataset_that_is_not_there_nothing_more_is_said() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_with_ours(ROOT / "yamls/mae_vitb.yaml", ["data.train.dataset.name=picturs"])
+    (problem,) = refused.value.problems
+    assert problem.path == "data.train.dataset.name" and problem.message.startswith("unknown dataset 'picturs'")

@@ -92,9 +92,9 @@ def test_what_will_fail_is_told_before_training(runs: Runs, tmp_path: Path) -> N
         write_labelled(folder, 20)
     write_shards(other, 20)
     knn = ("evaluations.knn.k=5", f"train.local={train}")
-    assert problems_of(runs, *knn, f"test.local={tmp_path}/nowhere", "train.resize=8") == [
+    assert problems_of(runs, *knn, f"test.local={tmp_path}/missing", "train.resize=8") == [
         ".train.resize: 8 is less than the image_size, 24",
-        f".test.local: {tmp_path}/nowhere does not exist; python -m streaming_conversion makes shards of images",
+        f".test.local: {tmp_path}/missing does not exist; python -m streaming_conversion makes shards of images",
     ]
     assert problems_of(runs, *knn, f"test.local={other}") == [
         f".test.columns.labels: {other} has no column labels; it has id, image"
