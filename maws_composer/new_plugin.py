@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from maws_composer.config.problems import ConfigError, Problem
@@ -142,6 +143,9 @@ def new_callback(name: str, out: Path) -> str:
         raise ConfigError([Problem("NAME", f"{name!r} is no name in snake_case, such as input_wait")])
     if name in names("callback"):
         raise ConfigError([Problem("NAME", f"{name!r} is taken by {lookup('callback', name).origin}")])
+    if find_spec(name) is not None:
+        message = f"{name!r} is a package, which a test beside {name}.py could not import any more; choose another"
+        raise ConfigError([Problem("NAME", message)])
     file, test = out / f"{name}.py", out / f"test_{name}.py"
     if existing := [path for path in (file, test) if path.exists()]:
         raise ConfigError([Problem("--out", f"{path} exists already; nothing was written") for path in existing])

@@ -52,6 +52,7 @@ def test_it_says_what_a_run_needs_to_use_it(tmp_path: Path, capsys: pytest.Captu
         ("mean-loss", "'mean-loss' is no name in snake_case"),
         ("class", "'class' is no name in snake_case"),
         ("reconstructions", "'reconstructions' is taken by "),
+        ("torch", "'torch' is a package, which a test beside torch.py could not import"),
     ],
 )
 def test_a_name_that_cannot_be_given(name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
