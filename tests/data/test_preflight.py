@@ -88,7 +88,7 @@ def test_what_an_epoch_leaves_out_is_limited(folder, tmp_path):
 
 
 def test_a_disk_that_does_not_hold_the_cache_is_told(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0, 0, 50_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(50_000, 0, 50_000))
     assert check(tmp_path, {"remote": str(folder), "shuffle_block_size": 1, "num_canonical_nodes": 1}) == [
         f"data.train.cache_limit: the shards take 119kb, {tmp_path} has 49kb free; 119kb is the least that works"
     ]
