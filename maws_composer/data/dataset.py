@@ -250,6 +250,7 @@ class SampleDataset(StreamingDataset):
         positions = self.order.crop_positions(of_image)
         sample_id = int(self._iterator.sample_ids[index])
         samples, replaced_by = self._usable(sample_id, raw, positions)
+        valid = bool(self.order.valid(of_image))
         for sample, position in zip(samples, positions, strict=True):
             if LABELS in sample:
                 sample[LABELS] = self._labels(sample, sample_id if replaced_by is None else replaced_by)
@@ -258,7 +259,7 @@ class SampleDataset(StreamingDataset):
                 "position": position,
                 "epoch": self._epoch,
                 "replaced": replaced_by is not None,
-                "valid": bool(self.order.valid(of_image)),
+                "valid": valid,
             }
         return samples
 

@@ -18,8 +18,8 @@ _SHOWN = 4  # keys that differ
 
 
 def text_identity(settings: TextSettings) -> dict[str, Any]:
-    """What `text.json` keeps: the name, the tokenizer's digest, and the configuration but for dropout; of a plugin, its
-    arguments.
+    """What `text.json` keeps: the name, whether it is a plugin's, the tokenizer's digest, and the configuration but for
+    dropout; of a plugin, its arguments.
 
     Raises:
         ConfigError: there is no such tokenizer.

@@ -1,22 +1,3 @@
-"""What tests of callbacks share."""
+"""What tests of callbacks share: one rank, this process."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-import torch.distributed as dist
-
-from maws_composer.parallel.leave import leave_process_group
-
-
-@pytest.fixture(autouse=True)
-def process_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One rank: this process."""
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
-        monkeypatch.setenv(name, "0")
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "1")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    leave_process_group()
+from tests.one_rank import process_group as process_group

@@ -20,14 +20,18 @@ from tests.runs import Runs
 SECTION = "callbacks.online_evaluation"
 
 
-def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: Path) -> None:
-    write_labelled(tmp_path / "train", 60)
-    write_labelled(tmp_path / "test", 21, seed=1)
-    online = (
+def online_evaluation(folder: Path, train: int, test: int) -> tuple[str, ...]:
+    """Overrides that evaluate every five steps, on so many pictures."""
+    write_labelled(folder / "train", train)
+    write_labelled(folder / "test", test, seed=1)
+    return (
         f"{SECTION}.every=80sp", f"{SECTION}.feature=mean_patch_token", f"{SECTION}.evaluations.knn.k=5",
-        f"{SECTION}.train.local={tmp_path / 'train'}", f"{SECTION}.test.local={tmp_path / 'test'}",
-        "speed.device_eval_batch_size=16",
+        f"{SECTION}.train.local={folder / 'train'}", f"{SECTION}.test.local={folder / 'test'}",
     )  # fmt: skip
+
+
+def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: Path) -> None:
+    online = (*online_evaluation(tmp_path, 60, 21), "speed.device_eval_batch_size=16")
     alone, evaluated = runs("alone", "max_duration=256sp"), runs("evaluated", "max_duration=256sp", *online)
     assert evaluated.code == 0, evaluated.output
     assert evaluated.losses == alone.losses and len(alone.losses) == 16
@@ -42,13 +46,7 @@ def test_evaluations_while_training_change_nothing_in_it(runs: Runs, tmp_path: P
 
 @pytest.mark.slow
 def test_a_notice_does_not_wait_for_an_evaluation_which_is_made_up_for(runs: Runs, tmp_path: Path) -> None:
-    for name, seed in (("train", 0), ("test", 1)):
-        write_labelled(tmp_path / name, 21, seed=seed)
-    online = (
-        f"{SECTION}.every=80sp", f"{SECTION}.feature=mean_patch_token", f"{SECTION}.evaluations.knn.k=5",
-        f"{SECTION}.train.local={tmp_path / 'train'}", f"{SECTION}.test.local={tmp_path / 'test'}",
-        "max_duration=128sp",
-    )  # fmt: skip
+    online = (*online_evaluation(tmp_path, 21, 21), "max_duration=128sp")
     # The notice comes in the step after which an evaluation is due.
     slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=4", "callbacks.sleep_at.seconds=3")
     cut = runs("cut", *online, *slow, notify=to_rank(0, signal.SIGTERM, after_steps(4)))
@@ -62,13 +60,7 @@ def test_a_notice_does_not_wait_for_an_evaluation_which_is_made_up_for(runs: Run
 
 @pytest.mark.slow
 def test_an_evaluation_after_the_last_step_is_made_up_for_too(runs: Runs, tmp_path: Path) -> None:
-    write_labelled(tmp_path / "train", 21)
-    write_labelled(tmp_path / "test", 21, seed=1)
-    online = (
-        f"{SECTION}.every=80sp", f"{SECTION}.feature=mean_patch_token", f"{SECTION}.evaluations.knn.k=5",
-        f"{SECTION}.train.local={tmp_path / 'train'}", f"{SECTION}.test.local={tmp_path / 'test'}",
-        "max_duration=80sp",
-    )  # fmt: skip
+    online = (*online_evaluation(tmp_path, 21, 21), "max_duration=80sp")
     slow = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=4", "callbacks.sleep_at.seconds=3")
     cut = runs("cut", *online, *slow, notify=to_rank(0, signal.SIGTERM, after_steps(4)))
     assert cut.code == 0 and cut.status["state"] == "preempted", cut.output
