@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers of pytest-xdist share two cores
 
 from tests.runs import Runs, write_images
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Variables as they were: Composer, in the process of a test, sets those of a world of one rank."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -49,13 +49,11 @@ def run_ranks(script: Path, arguments: Any, world_size: int, timeout: float = 12
         )
         for rank in range(world_size)
     ]
-    results = []
     try:
-        for rank in ranks:
-            out, err = rank.communicate(timeout=timeout)
-            assert rank.returncode == 0, err[-4000:]
-            results.append(json.loads(out.strip().splitlines()[-1]))
+        printed = [rank.communicate(timeout=timeout) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    return results
+    failed = [f"rank {number}:\n{err[-4000:]}" for number, (_, err) in enumerate(printed) if ranks[number].returncode]
+    assert not failed, "\n".join(failed)
+    return [json.loads(out.strip().splitlines()[-1]) for out, _ in printed]

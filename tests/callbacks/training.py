@@ -67,8 +67,9 @@ def load(folder: Path, callbacks: Callbacks, steps: int = 6, *overrides: str) ->
         "callbacks": {name: dict(arguments) for name, arguments in callbacks.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    return load_with_ours(folder / "recipe.yaml", overrides)
+    file = folder / f"recipe{os.environ.get('RANK', '')}.yaml"  # a rank's own: none reads what another is writing
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return load_with_ours(file, overrides)
 
 
 def fit(
