@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import streaming.base.dataset as streaming_dataset
 from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
-from streaming.base.constant import EPOCH_DATA
+from streaming.base.constant import EPOCH_DATA, TICK
 from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.shared import _get_path
 
@@ -32,6 +33,7 @@ from maws_composer.data.guards import (
 )
 from maws_composer.data.index import Index
 from maws_composer.data.order import Order, Seat, TrainOrder
+from maws_composer.data.read_ahead import Reached, read_ahead
 from maws_composer.data.scratch import claim, own_prefix, replaced
 from maws_composer.data.settings import Source, TrainData
 from maws_composer.data.shard_readers import BisectingIndex, Readers
@@ -206,18 +208,22 @@ class SampleDataset(StreamingDataset):
             raise self._failure
 
     def _prepare_thread(self, it: _Iterator) -> None:
-        try:
-            super()._prepare_thread(it)
-        except BaseException:
-            it.on_exit()  # else the iteration would wait for it
-            raise
+        self._read_ahead(it, "prepare_index", lambda shard: self.prepare_shard(shard, blocking=False))
 
     def _ready_thread(self, it: _Iterator) -> None:
+        self._read_ahead(it, "ready_index", self._wait_for)
+
+    def _read_ahead(self, it: _Iterator, index: Reached, have: Callable[[int], None]) -> None:
         try:
-            super()._ready_thread(it)
-        except BaseException:
-            it.on_exit()
-            raise
+            read_ahead(it, index, self.predownload, self.spanner, self._event.is_set, have)
+        finally:
+            it.on_exit()  # else the iteration would wait for it
+
+    def _wait_for(self, shard: int) -> None:
+        if self._shard_states[shard] == _ShardState.REMOTE:  # evicted since it was prepared
+            self.prepare_shard(shard, blocking=False)
+        while self._shard_states[shard] != _ShardState.LOCAL and not self._event.is_set():
+            sleep(TICK)
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> Sequence[int]:
         """This worker's samples. Each node's leader plans for its node, from where the epoch begins or goes on."""

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, default_collate
 from maws_composer.config.build import build_named
 from maws_composer.data.captions import Tokens
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
+from maws_composer.data.crossing import CrossingBatch
 from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
 from maws_composer.data.guards import DataStream
@@ -342,8 +343,8 @@ def collate(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None = Non
     tokenizer, the tokens of the captions beside them.
     """
     samples = [sample for crops in zip(*images, strict=True) for sample in crops]
-    batch: Batch = {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
-    return batch if tokenizer is None else {**batch, **tokenizer(batch[CAPTION])}
+    batch = CrossingBatch({name: _stack([sample[name] for sample in samples]) for name in samples[0]})
+    return batch if tokenizer is None else CrossingBatch(**batch, **tokenizer(batch[CAPTION]))
 
 
 def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:

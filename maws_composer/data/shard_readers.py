@@ -30,6 +30,10 @@ class BisectingIndex:
         shard = bisect.bisect_right(self._ends, sample)
         return shard, int(sample) - (self._ends[shard - 1] if shard else 0)
 
+    def shards(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The shard of each sample."""
+        return np.searchsorted(np.frombuffer(self._ends, np.int64), samples, "right")
+
 
 class ShardSize:
     """All that streaming asks of a shard while it builds its dataset."""

@@ -32,6 +32,8 @@ class PlannedSamples(Sequence[int]):
         return self._count
 
     def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return self._plan[self._seat.row(np.arange(*number.indices(self._count)))]
         return int(self._plan[self._seat.row(number)])
 
 
