@@ -27,7 +27,7 @@ if __name__ == "__main__":
     epoch_order.main([])
     scale.main([])
     reading.main([])
-    labels.main()
+    labels.main([])
     label_loss.main([])
     callbacks.main([])
     visible_patches.main([])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
+from benchmarks.memory import peak_memory
 
 CANONICAL, GPUS, WORKERS, BATCH, BLOCK, SHARD = 768, 8, 8, 8, 1 << 18, 10_000
 
@@ -56,11 +57,11 @@ def measure(name: str, samples: int, nodes: int) -> tuple[float, float]:
 
 def run_once(name: str, samples: int, nodes: int) -> None:
     PLANS[name](SHARD * CANONICAL, nodes)  # imports, and numpy's first calls
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     began = time.perf_counter()
     PLANS[name](samples, nodes)
     seconds = time.perf_counter() - began
-    print(json.dumps([seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6]))
+    print(json.dumps([seconds, (peak_memory() - before) / 1e9]))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.memory import peak_memory
 from maws_composer.models.classifier import soft_label_cross_entropy
 
 
@@ -119,7 +119,7 @@ def _peak(device: torch.device) -> float:
     """Megabytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return peak_memory() / 1e6
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -133,7 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.only:
-        run_once(*options.only, options)
+        part, form = options.only
+        run_once(part, form, options)
         return
     print(f"batch {options.batch:,}, {options.classes:,} classes, width {options.width:,}, threads {options.threads}")
     for part in PARTS:

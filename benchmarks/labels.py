@@ -1,6 +1,6 @@
 """How many records per second the label pipeline counts and labels, in one process and in two, and what it keeps.
 
-    python -m benchmarks.labels [--records 400_000]
+    python -m benchmarks.labels [--records 100_000]
 
 Method: MDS shards with about six hashtags per record, of 50,000 kinds with frequencies by Zipf's law, no pictures to
 speak of. Each round reads them twice, as `streaming_conversion label` does: it counts, chooses the classes with at
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.memory import peak_memory
 from streaming_conversion.source import Entry
 
 KINDS, HASHTAGS, SHARD = 50_000, 6, 10_000
@@ -91,10 +91,10 @@ def measure_memory(records: int, kinds: int, single: int) -> list[float]:
     from streaming_conversion.labelling import from_hashtags
     from streaming_conversion.source import Source
 
-    source = Source("label", {}, Made(range(records), kinds, single), bytes)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    source = Source("label", {}, Made(range(records), kinds, single), str.encode)
+    before = peak_memory()
     from_hashtags(source, Canonical("none"), None, (10, None), {}, Grouping(), 1)
-    return [(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]
+    return [peak_memory() - before]
 
 
 def in_own_process(*arguments: object) -> list[float]:
@@ -137,14 +137,14 @@ def report_memory(records: int) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=400_000, help="at least 100,000; default: 400,000")
+    parser.add_argument("--records", type=int, default=100_000, help="at least 100,000")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.run:
-        what, *arguments = options.run
-        print(json.dumps((time_labels if what == "speed" else measure_memory)(*arguments)))
+        what, *about = options.run
+        print(json.dumps((time_labels if what == "speed" else measure_memory)(*about)))
     else:
         report_speed(options.records)
         report_memory(options.records)

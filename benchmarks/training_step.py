@@ -16,12 +16,13 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from typing import Any
+
+from benchmarks.memory import peak_memory
 
 CONFIG = "yamls/mae_vitb.yaml"
 
@@ -142,8 +143,7 @@ def _machine(device: Any, run: Any, flops: float) -> dict[str, Any]:
     from maws_composer.planning.gpus import peak_flops
 
     if device.type != "cuda":
-        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"device": "CPU", "peak GB": peak_memory / 1e9, "MFU": None}
+        return {"device": "CPU", "peak GB": peak_memory() / 1e9, "MFU": None}
     name = torch.cuda.get_device_name()
     peak = peak_flops(name, run.precision)
     mfu = flops / peak if peak else None

@@ -21,32 +21,39 @@ def main() -> None:
     import torch.distributed as dist
     from composer import Trainer
 
+    from benchmarks.memory import peak_memory
     from maws_composer.data.loader import build_train_loader
     from maws_composer.data.preflight import check_data
 
     assert Trainer
     stages["imports"] = _now()
-    peak_of_imports = _peak()
+    peak_of_imports = peak_memory()
     # The node's processes only: there are no others. The world's size is what the environment says.
     port, local, ranks = plan["port"], int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     composer.utils.dist.get_world_size = lambda: plan["nodes"] * ranks  # Composer insists on the same in both
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=local, world_size=ranks)
     run = _run(plan)
     if local == 0:
-        check = check_data(run, plan["nodes"] * ranks, plan["nodes"])
-        assert not check.problems, check.problems
+        problems = check_data(run, plan["nodes"] * ranks, plan["nodes"])
+        assert not problems, problems
     dist.barrier()
     stages["preflight"] = _now()
     loader = build_train_loader(run).dataloader
     stages["loader"] = _now()
     if plan["start"]:
         state = {**loader.state_dict(), "epoch": 0, "sample_in_epoch": plan["start"]}
+        dist.barrier()  # states are in memory that the node shares: nobody loads one where another still reads it
         loader.load_state_dict(state)
     batch = next(iter(loader))
     clock, cpu = _now()
     of_workers = (sum(worker.cpu_times()[:2]) for worker in psutil.Process().children())
     stages["first batch"] = (clock, cpu + max(of_workers))
-    told = {"stages": stages, "peak": _peak(), "imports": peak_of_imports, "positions": batch["position"].tolist()}
+    told = {
+        "stages": stages,
+        "peak": peak_memory(),
+        "imports": peak_of_imports,
+        "positions": batch["position"].tolist(),
+    }
     print(json.dumps({**told, "epoch_size": loader.dataset.order.size}), flush=True)
     sys.stdin.read()
     os._exit(0)
@@ -74,12 +81,6 @@ def _run(plan: dict):  # type: ignore[no-untyped-def]
             workers=plan["workers"], scratch_folder=plan["scratch"], loader_timeout=0
         ),  # a busy machine is slow
     )
-
-
-def _peak() -> int:
-    """Bytes of resident memory, at most until now."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
