@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import peer_loaders
-from benchmarks.pictures import jpegs, repeated, write_files, write_mds, write_tar
+from benchmarks.pictures import AsItIs, jpegs, repeated, write_files, write_mds, write_tar
 from maws_composer.config.run import Run
 from maws_composer.data import loader as ours
 from maws_composer.data.decode import decode
@@ -130,10 +130,11 @@ def _images_per_cpu_second(loader: Loader) -> float:
     batches = iter(loader)
     for batch in islice(batches, 2):
         _images(batch)
-    began, count = _cpu_seconds(), 0
+    processes = _processes()
+    began, count = _cpu_seconds(processes), 0
     for batch in batches:
         count += len(_images(batch))
-        took = _cpu_seconds() - began  # before the workers end, whose time would be gone
+        took = _cpu_seconds(processes) - began  # before the workers end, whose time would be gone
     _end_workers(loader)
     return count / took
 
@@ -144,10 +145,14 @@ def _images(batch: Any) -> Tensor:
     return images
 
 
-def _cpu_seconds() -> float:
-    """Of this process and those that it started."""
+def _processes() -> list[psutil.Process]:
+    """This one and those that it started, but for the storage."""
     here = psutil.Process()
-    times = [each.cpu_times() for each in (here, *here.children(recursive=True)) if "rclone" not in each.name()]
+    return [each for each in (here, *here.children(recursive=True)) if "rclone" not in each.name()]
+
+
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    times = [each.cpu_times() for each in processes]
     return sum(each.user + each.system for each in times)
 
 
@@ -174,8 +179,8 @@ def _raw_reading(folder: Path, count: int, rounds: int) -> None:
     nothing = torch.zeros(1, dtype=torch.uint8)
     rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with (
-        mock.patch.object(ours, "_decoder", lambda data: lambda image, limit: image),
-        mock.patch.object(ours, "_train_transform", lambda run: lambda image, epoch, position: nothing),
+        mock.patch.object(ours, "_decoder", lambda data: lambda image, limit: nothing),
+        mock.patch.object(ours, "_train_transform", lambda run: AsItIs()),
     ):
         for number in range(rounds):
             for (name, route), workers in product(RAW.items(), (0, 1, 2)):
@@ -191,10 +196,11 @@ def _samples_per_second(loader: Loader) -> tuple[float, float]:
     """Of CPU time, and by the clock."""
     batches = iter(loader)
     next(batches)
-    cpu, clock, count = _cpu_seconds(), time.perf_counter(), 0
+    processes = _processes()
+    cpu, clock, count = _cpu_seconds(processes), time.perf_counter(), 0
     for batch in batches:
         count += len(batch["id"])
-        took = _cpu_seconds() - cpu, time.perf_counter() - clock
+        took = _cpu_seconds(processes) - cpu, time.perf_counter() - clock
     _end_workers(loader)
     return count / took[0], count / took[1]
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch.distributed as dist
 from streaming import MDSWriter, Stream, StreamingDataset
 
+from benchmarks.pictures import AsItIs
 from maws_composer.data.dataset import SampleDataset
 from maws_composer.data.guards import DataStream
 from maws_composer.data.loader import train_order
@@ -50,7 +51,7 @@ def ours(data: Path, scratch: Path, processes: int) -> StreamingDataset:
     return SampleDataset(
         [DataStream(shards, scratch, {"image": "image", "id": "id"}, settings)],
         lambda indexes: train_order(settings, 0, BATCH * processes, indexes),
-        lambda image, epoch, position: image,
+        AsItIs(),
         batch_size=BATCH,
         global_batch_size=BATCH * processes,
         canonical_nodes=CANONICAL,

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from maws_composer.data.loader import split_batch
+from maws_composer.data.batches import split_batch
 from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.settings import Speed
 from maws_composer.parallel.shard import require_sharded, shard

@@ -7,7 +7,7 @@ import torch
 from composer import Trainer
 from composer.core import DataSpec
 
-from maws_composer.data.loader import count_samples, split_batch
+from maws_composer.data.batches import count_samples, split_batch
 from maws_composer.models.initialization import initialize
 from maws_composer.stages.pixels import normalize
 from maws_composer.stages.wsp import WspStage

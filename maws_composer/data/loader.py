@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,14 +12,12 @@ import torch
 from composer.core import DataSpec
 from streaming import StreamingDataLoader
 from streaming.base.world import World
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from maws_composer.config.build import build_named
-from maws_composer.data.captions import Tokens
+from maws_composer.data.batches import Batch, Tokenize, collate, count_samples, count_training_samples, split_batch
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
-from maws_composer.data.crossing import CrossingBatch
+from maws_composer.data.crossing import Slots
 from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
 from maws_composer.data.guards import DataStream
@@ -34,17 +32,11 @@ from maws_composer.data.scratch import run_folder
 from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.transforms import Chosen, RandomCropAndFlip, ResizeAndCrop, Transform
-from maws_composer.data.usable import Sample
 from maws_composer.data.worker import be_a_worker
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
     from maws_composer.parallel.settings import ForwardSpeed
-
-Batch = dict[str, Any]
-Tokenize = Callable[[Sequence[str]], Tokens]
-
-NO_LABEL = -1
 
 
 class Reads(Protocol):
@@ -310,15 +302,18 @@ def _data_spec(
     tokenizer: Tokenize | None,
     count: Callable[[Batch], int],
 ) -> DataSpec:
-    workers = loader_processes(speed, World.detect().ranks_per_node)
+    workers, pin_memory = loader_processes(speed, World.detect().ranks_per_node), torch.cuda.is_available()
+    images = dataset.batch_size * dataset.order.crops * 3 * dataset.transform.size**2
+    slots = Slots(workers, speed.prefetch_factor, images, pin_memory) if workers else None
     options: dict[str, Any] = {
         "num_workers": workers,
-        "collate_fn": partial(collate, tokenizer=tokenizer),
-        "pin_memory": torch.cuda.is_available(),
+        "collate_fn": partial(collate, tokenizer=tokenizer, slots=slots),
+        "pin_memory": pin_memory,
         "worker_init_fn": be_a_worker,
     }
     if workers:  # a loader without has nobody to wait for, and PyTorch refuses these
         options |= {
+            "multiprocessing_context": "fork",
             "prefetch_factor": speed.prefetch_factor,
             # The worker knows better what it waits for, and has the same limit.
             "timeout": speed.loader_timeout and speed.loader_timeout + 60,
@@ -334,43 +329,3 @@ def _data_spec(
         split_batch=split_batch,
         get_num_samples_in_batch=count,
     )
-
-
-def collate(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None = None) -> Batch:
-    """Samples to a batch: tensors and numbers to tensors, labels filled up with NO_LABEL; strings to a list.
-
-    Of images with several crops first one crop of each, then the next, in the order of their positions. With a
-    tokenizer, the tokens of the captions beside them.
-    """
-    samples = [sample for crops in zip(*images, strict=True) for sample in crops]
-    batch = CrossingBatch({name: _stack([sample[name] for sample in samples]) for name in samples[0]})
-    return batch if tokenizer is None else CrossingBatch(**batch, **tokenizer(batch[CAPTION]))
-
-
-def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
-    """Microbatches of `size` samples, the last perhaps smaller; lists are cut like tensors."""
-    return [
-        {name: values[begin : begin + size] for name, values in batch.items()}
-        for begin in range(0, len(batch["valid"]), size)
-    ]
-
-
-def count_samples(batch: Mapping[str, Any]) -> int:
-    """Samples of a batch, without the rows that only fill it."""
-    return int(batch["valid"].sum())
-
-
-def count_training_samples(batch: Mapping[str, Any]) -> int:
-    """The same of a batch of training, where nothing fills it: Composer asks for each microbatch, on the device."""
-    return len(batch["valid"])
-
-
-def _stack(values: list[Any]) -> Tensor | list[Any]:
-    first = values[0]
-    if isinstance(first, Tensor):
-        return default_collate(values)  # in a loader's process, straight into memory that the rank sees too
-    if isinstance(first, bool | int):
-        return torch.tensor(values)
-    if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):
-        return pad_sequence([torch.from_numpy(value.astype(np.int64)) for value in values], True, NO_LABEL)
-    return values

@@ -30,7 +30,7 @@ from maws_composer.data.index import (
 )
 from maws_composer.data.label_preflight import label_problems
 from maws_composer.data.loader import dataset_folder, is_resampled, random_crop, train_order, wanted_columns
-from maws_composer.data.loader_processes import loader_processes, shared_memory_problems
+from maws_composer.data.loader_processes import loader_processes
 from maws_composer.data.order import TrainOrder
 from maws_composer.data.own import OwnDataset
 from maws_composer.data.own_preflight import look_at_own
@@ -112,9 +112,6 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
         problems = problems or _label_problems(train, evaluation, run.model["num_classes"])
     if CAPTION in columns:
         problems += text_problems(run.model["text"])
-    if IMAGE_EMBEDDING not in columns:
-        image = 3 * run.model["image_size"] ** 2
-        problems += shared_memory_problems(run.speed, ranks_of_node, run.global_train_batch_size // world_size * image)
     return problems
 
 

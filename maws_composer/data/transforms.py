@@ -30,6 +30,10 @@ _ATTEMPTS = 10
 class Transform(Protocol):
     """What happens to a decoded image; everything random in it follows from epoch and position."""
 
+    @property
+    def size(self) -> int:
+        """Side of the square that it makes, in pixels."""
+
     def __call__(self, image: Any, epoch: int, position: int) -> Pixels: ...
 
 

@@ -17,8 +17,8 @@ from composer.loggers import Logger
 from jaxtyping import Float
 from torch import Tensor
 
+from maws_composer.data.batches import split_batch
 from maws_composer.data.columns import IMAGE_EMBEDDING
-from maws_composer.data.loader import split_batch
 from maws_composer.models.clip import Embeddings, ImageTextModel
 from maws_composer.models.contrastive import RowLoss, global_loss_and_gradients
 

@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
-import pickle
-from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
+import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from maws_composer.data.crossing import CrossingBatch
+from maws_composer.data.crossing import CrossingBatch, Slots
+
+IMAGES = 4 * 3 * 96 * 96  # bytes
 
 
-def test_small_tensors_cross_as_bytes_and_large_ones_in_shared_memory() -> None:
-    image = torch.randint(256, (4, 3, 96, 96), dtype=torch.uint8).share_memory_()
-    batch = CrossingBatch(
-        image=image,
-        id=["a", "b", "c", "d"],
-        position=torch.arange(4),
-        valid=torch.tensor([True, False, True, True]),
-        labels=torch.empty(4, 0, dtype=torch.int64),
-        image_embedding=torch.randn(4, 8),
-    )
-    crossed = pickle.loads(ForkingPickler.dumps(batch))
-    assert type(crossed) is dict and list(crossed) == list(batch) and crossed["id"] == batch["id"]
-    for name, value in batch.items():
-        if name != "id":
-            assert torch.equal(crossed[name], value) and crossed[name].dtype == value.dtype
-    assert {name for name, value in crossed.items() if name != "id" and value.is_shared()} == {"image"}
-    crossed["position"] += 1  # it is memory that may be written to
-    crossed["image"][0, 0, 0, 0] += 1
-    assert image[0, 0, 0, 0] == crossed["image"][0, 0, 0, 0] and batch["position"][0] == 0
+def batch(number: int) -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(number)
+    return {
+        "image": torch.randint(256, (4, 3, 96, 96), dtype=torch.uint8, generator=draw),
+        "id": [f"{number}-{row}" for row in range(4)],
+        "position": torch.arange(4) + 4 * number,
+        "valid": torch.tensor([True, False, True, True]),
+        "labels": torch.empty(4, 0, dtype=torch.int64),
+        "image_embedding": torch.randn(4, 5_000, generator=draw),
+    }
+
+
+def loader(slots: Slots, workers: int, prefetch_factor: int) -> DataLoader[dict[str, Any]]:
+    def make(number: int) -> dict[str, Any]:
+        slot, made = slots.take(), batch(number)
+        for name in ("image", "position", "image_embedding"):
+            if (room := slot.room(made[name].shape, made[name].dtype)) is not None:
+                made[name] = room.copy_(made[name])
+        return CrossingBatch(made, slot)
+
+    options = {"num_workers": workers, "prefetch_factor": prefetch_factor, "multiprocessing_context": "fork"}
+    return DataLoader(range(12), None, collate_fn=make, **options)
+
+
+@pytest.mark.parametrize(
+    ("per_worker", "size", "shared"),
+    [
+        (2, IMAGES + 4 * 4 * 5_000, set()),  # enough room
+        (2, IMAGES, {"image_embedding"}),  # not for both
+        (2, 1, {"image", "image_embedding"}),
+    ],
+)
+def test_batches_arrive_whole_and_stay(per_worker: int, size: int, shared: set[str]) -> None:
+    slots = Slots(2, per_worker, size, pin_memory=False)
+    arrived = list(loader(slots, workers=2, prefetch_factor=2))  # none is overwritten while it is kept
+    for number, found in enumerate(arrived):
+        assert type(found) is dict and list(found) == list(batch(number))
+        for name, expected in batch(number).items():
+            if name == "id":
+                assert found[name] == expected
+                continue
+            assert found[name].dtype == expected.dtype and torch.equal(found[name], expected)
+            assert found[name].is_shared() == (name in shared)
+            found[name].zero_()  # it is memory that may be written to
+
+
+def test_without_a_free_slot_a_batch_crosses_as_pytorch_has_it() -> None:
+    slots = Slots(1, 1, IMAGES + 4 * 4 * 5_000, pin_memory=False)
+    arrived = list(loader(slots, workers=1, prefetch_factor=8))
+    for number, found in enumerate(arrived):
+        assert torch.equal(found["image"], batch(number)["image"])

@@ -15,9 +15,10 @@ from streaming import MDSWriter
 
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.problems import ConfigError
+from maws_composer.data.batches import collate, split_batch
 from maws_composer.data.decode import FORMATS, UndecodableImageError, decode
 from maws_composer.data.fast_jpeg import Jpeg, open_jpeg
-from maws_composer.data.loader import build_train_loader, collate, split_batch
+from maws_composer.data.loader import build_train_loader
 from maws_composer.data.transforms import RandomCropAndFlip
 from tests.data import reader
 from tests.processes import ROOT

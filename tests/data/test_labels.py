@@ -12,10 +12,11 @@ import pytest
 import torch
 from streaming import MDSWriter
 
+from maws_composer.data.batches import collate, split_batch
 from maws_composer.data.class_preflight import class_problems
 from maws_composer.data.classes import Classes
 from maws_composer.data.columns import DATASET_FILE
-from maws_composer.data.loader import build_train_loader, collate, split_batch
+from maws_composer.data.loader import build_train_loader
 from maws_composer.data.preflight import check_data, report_epoch
 from maws_composer.data.settings import EvalData, Resampling
 from maws_composer.data.sources import evaluation_shards

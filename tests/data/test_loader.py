@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from composer.devices import DeviceCPU
 
-from maws_composer.data.loader import build_eval_loader, build_train_loader, collate, count_samples, split_batch
+from maws_composer.data.batches import collate, count_samples, split_batch
+from maws_composer.data.loader import build_eval_loader, build_train_loader
 from tests.data import reader
 from tests.data.shards import write_shards
 
@@ -51,10 +54,13 @@ def test_without_evaluation_data_there_is_no_loader(tmp_path):
     assert build_eval_loader(reader.settings({"train": {"local": "x"}, "scratch": str(tmp_path)})) is None
 
 
-def test_a_loader_process_writes_a_batch_where_the_rank_sees_it(monkeypatch):
-    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a loader process")
-    batch = collate([(sample(number),) for number in range(5)])
-    assert batch["image"].is_shared()  # so that nothing is copied when it is handed over
-    monkeypatch.undo()
-    assert torch.equal(batch["image"], torch.stack([sample(number)["image"] for number in range(5)]))
-    assert not collate([(sample(0),)])["image"].is_shared()
+def test_images_of_loader_processes_need_no_files_in_shared_memory(tmp_path):
+    folder = write_shards(tmp_path / "data")
+    batches = {}
+    for workers in (0, 2):
+        scenario = {"train": {"local": str(folder), "num_canonical_nodes": 4}, "scratch": str(tmp_path / str(workers))}
+        run = dataclasses.replace(reader.settings({**scenario, "workers": workers}), model={"image_size": 96})
+        batches[workers] = list(build_train_loader(run).dataloader)
+    for alone, crossed in zip(batches[0], batches[2], strict=True):
+        assert alone["id"] == crossed["id"] and torch.equal(alone["image"], crossed["image"])
+        assert not crossed["image"].is_shared()

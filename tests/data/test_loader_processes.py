@@ -1,14 +1,13 @@
-"""How many processes decode, and whether what they do ahead has room."""
+"""How many processes decode."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from maws_composer.data.loader_processes import loader_processes, shared_memory_problems, usable_cores, working_ahead
+from maws_composer.data.loader_processes import loader_processes, usable_cores
 from maws_composer.parallel.settings import ForwardSpeed
 
 
@@ -25,13 +24,3 @@ def test_a_container_has_as_many_cores_as_its_quota(monkeypatch, tmp_path: Path,
     (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores(tmp_path / "cpu.max") == cores
     assert usable_cores(tmp_path / "none") == 8
-
-
-def test_batches_that_have_no_room_in_shared_memory_are_told(tmp_path: Path) -> None:
-    speed = ForwardSpeed(workers=3, prefetch_factor=2)
-    assert working_ahead(speed, 4, 1000) == 24_000
-    size = shutil.disk_usage(tmp_path).total
-    assert shared_memory_problems(speed, 4, size // 48, tmp_path) == []
-    (problem,) = shared_memory_problems(speed, 4, size, tmp_path)
-    assert problem.path == "speed.prefetch_factor"
-    assert f"of {tmp_path}, which has" in problem.message and "--shm-size=" in problem.message

@@ -20,7 +20,7 @@ from maws_composer.config.build import build_all
 from maws_composer.config.durations import samples
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
-from maws_composer.data.loader import count_samples, count_training_samples, split_batch
+from maws_composer.data.batches import count_samples, count_training_samples, split_batch
 from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group

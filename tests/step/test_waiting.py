@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from maws_composer.data.loader import count_training_samples, split_batch
+from maws_composer.data.batches import count_training_samples, split_batch
 from tests.processes import ROOT
 from tests.step.miniature import STAGES, build_trainer, load, make_batch
 
