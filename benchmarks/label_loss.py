@@ -6,7 +6,7 @@ Method: features of a batch -> linear head -> mean loss -> backward to features 
 is one; and the loss alone, forward and backward from given logits. Ours is `soft_label_cross_entropy`; the dense form
 fills a target of all classes with 1/k, as it has to be done for a batch that comes with indices, and gives it to
 `torch.nn.functional.cross_entropy`. Images have one to `labels` labels each. Every measurement is a process of its own,
-ours and dense in turn, five times; medians are compared. Memory is the peak above what was held before the first step
+ours and dense in turn, three times; medians are compared. Memory is the peak above what was held before the first step
 (weights and features, or logits): resident memory as the system counts it, on a GPU what torch counts.
 """
 
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     print(f"batch {options.batch:,}, {options.classes:,} classes, width {options.width:,}, threads {options.threads}")
     for part in PARTS:
-        rounds = [{form: measure(part, form, options) for form in FORMS} for _ in range(5)]
+        rounds = [{form: measure(part, form, options) for form in FORMS} for _ in range(3)]
         for form in FORMS:
             seconds, megabytes = (statistics.median(each[form][i] for each in rounds) for i in (0, 1))
             print(f"{part:<13}  {form:<5} {seconds * 1e3:9.1f} ms {megabytes:9.1f} MB")
