@@ -42,6 +42,10 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
 
 def test_none_is_forgotten() -> None:
     """Of those that `python -m benchmarks` runs."""
-    run = {line.split(".")[0].strip() for line in (ROOT / "benchmarks/__main__.py").read_text().splitlines() if ".main(" in line}
+    run = {
+        line.split(".")[0].strip()
+        for line in (ROOT / "benchmarks/__main__.py").read_text().splitlines()
+        if ".main(" in line
+    }
     on_a_gpu = {"training_step", "embeddings"}
     assert run - on_a_gpu == SMALL.keys() - {"decoder_losses"}

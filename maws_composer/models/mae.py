@@ -17,24 +17,24 @@ class MaeOutput(NamedTuple):
     """What a forward pass leaves. A tuple, because FSDP looks for gradients in tuples and not in dataclasses.
 
     Attributes:
-        loss_per_patch: mean squared error of each patch, hidden or not, in fp32.
-        mask: 1 for hidden patches, 0 for visible ones, in fp32.
-        prediction: values of each patch, normalized by patch if the targets are.
+        loss_per_patch: mean squared error of each hidden patch, in fp32.
+        hidden: which patches are hidden; of all images equally many.
+        prediction: values of each hidden patch, normalized by patch if the targets are.
     """
 
-    loss_per_patch: Float[Tensor, "batch patches"]
-    mask: Float[Tensor, "batch patches"]
-    prediction: Float[Tensor, "batch patches values"]
+    loss_per_patch: Float[Tensor, "batch hidden"]
+    hidden: Int[Tensor, "batch hidden"]
+    prediction: Float[Tensor, "batch hidden values"]
 
     @property
     def loss_per_sample(self) -> Float[Tensor, " batch"]:
-        """Mean over the hidden patches of each image, of which all images have equally many."""
-        return (self.loss_per_patch * self.mask).sum(1) / self.mask.sum(1)
+        """Mean over the hidden patches of each image."""
+        return self.loss_per_patch.mean(1)
 
     @property
     def loss(self) -> Float[Tensor, ""]:
         """Mean over all hidden patches."""
-        return (self.loss_per_patch * self.mask).sum() / self.mask.sum()
+        return self.loss_per_patch.mean()
 
 
 class MaskedAutoencoder(nn.Module):
@@ -81,34 +81,41 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(decoder.width, size.patch_values)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"], noise: Int[Tensor, "batch patches"]) -> MaeOutput:
-        """Hide patches, encode the rest, guess all of them, compare.
+        """Hide patches, encode the rest, guess the hidden ones, compare.
 
         Args:
             images: normalized, in fp32: the targets are made from them.
             noise: random integers; the patches with the smallest stay visible. Nothing in here is random.
         """
-        visible = keep_smallest(noise, self.visible)
-        mask = torch.ones_like(noise, dtype=torch.float32).scatter(1, visible, 0.0)
-        prediction = self.decode(self.encoder(images, visible), visible)
+        visible, hidden = split_patches(noise, self.visible)
+        prediction = self.decode(self.encoder(images, visible), visible, hidden)
         # never in half precision, not even inside autocast
-        error = prediction.float() - self.targets(images)
-        return MaeOutput(error.square().mean(dim=-1), mask, prediction)
+        error = prediction.float() - self.targets(images, hidden)
+        return MaeOutput(error.square().mean(dim=-1), hidden, prediction)
 
     def decode(
-        self, tokens: Float[Tensor, "batch 1+visible width"], visible: Int[Tensor, "batch visible"]
-    ) -> Float[Tensor, "batch patches values"]:
-        """Put the encoded patches back in their places, mask tokens in the others, and guess all pixels."""
+        self,
+        tokens: Float[Tensor, "batch 1+visible width"],
+        visible: Int[Tensor, "batch visible"],
+        hidden: Int[Tensor, "batch hidden"],
+    ) -> Float[Tensor, "batch hidden values"]:
+        """Put the encoded patches back in their places, mask tokens in the others, and guess the pixels of these."""
         tokens = self.decoder_embed(tokens).to(self.mask_token.dtype)
         class_token, seen = tokens[:, :1], tokens[:, 1:]
         batch, _, width = seen.shape
         unseen = self.mask_token.expand(batch, self.decoder_pos_embed.shape[1] - 1, width)
         patches = unseen.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), seen)
         tokens = torch.cat([class_token, patches], dim=1) + self.decoder_pos_embed
-        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, 1:]
+        decoded = self.decoder_blocks(tokens)[:, 1:]
+        return self.decoder_pred(self.decoder_norm(_chosen(decoded, hidden)))
 
-    def targets(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches values"]:
-        """The pixels of each patch in fp32, normalized by patch if so configured."""
-        patches = patchify(images.float(), self.patch_size)
+    def targets(
+        self, images: Float[Tensor, "batch 3 height width"], hidden: Int[Tensor, "batch hidden"]
+    ) -> Float[Tensor, "batch hidden values"]:
+        """The pixels of the hidden patches in fp32, normalized by patch if so configured."""
+        _, columns = self.encoder.grid
+        image = torch.arange(len(images), device=images.device).unsqueeze(1)
+        patches = _pieces(images.float(), self.patch_size)[image, hidden // columns, hidden % columns].flatten(2)
         if not self.norm_pix_loss:
             return patches
         mean, deviation = _moments(patches)
@@ -128,10 +135,10 @@ class MaskedAutoencoder(nn.Module):
         """
         patches, prediction = patchify(images.float(), self.patch_size), output.prediction.float()
         if self.norm_pix_loss:
-            mean, deviation = _moments(patches)
+            mean, deviation = _moments(_chosen(patches, output.hidden))
             prediction = prediction * deviation + mean
-        hidden = output.mask.unsqueeze(-1).bool()
-        pictures = patches.masked_fill(hidden, 0.0), torch.where(hidden, prediction, patches)
+        hidden = output.hidden.unsqueeze(-1).expand_as(prediction)
+        pictures = patches.scatter(1, hidden, 0.0), patches.scatter(1, hidden, prediction)
         masked, pasted = (unpatchify(picture, self.patch_size, self.encoder.grid) for picture in pictures)
         return masked, pasted
 
@@ -145,20 +152,20 @@ class MaskedAutoencoder(nn.Module):
             initialize_by_name(name, tensor, generator)
 
 
-def keep_smallest(noise: Int[Tensor, "batch patches"], visible: int) -> Int[Tensor, "batch visible"]:
-    """Choose the visible patches: those with the smallest noise (He et al. 2021, appendix A.1).
+def split_patches(
+    noise: Int[Tensor, "batch patches"], visible: int
+) -> tuple[Int[Tensor, "batch visible"], Int[Tensor, "batch hidden"]]:
+    """The visible patches, which are those with the smallest noise (He et al. 2021, appendix A.1), and the hidden ones.
 
     Equal noise is decided by the patch's index, on every device alike.
     """
-    return noise.argsort(dim=1, stable=True)[:, :visible]
+    order = noise.argsort(dim=1, stable=True)
+    return order[:, :visible], order[:, visible:]
 
 
 def patchify(images: Float[Tensor, "batch 3 height width"], patch_size: int) -> Float[Tensor, "batch patches values"]:
     """Cut images into patches, row by row; within a patch pixel by pixel, the three channels of a pixel together."""
-    batch, channels, height, width = images.shape
-    rows, columns = height // patch_size, width // patch_size
-    pieces = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
-    return pieces.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, patch_size**2 * channels)
+    return _pieces(images, patch_size).flatten(3).flatten(1, 2)
 
 
 def unpatchify(
@@ -168,6 +175,20 @@ def unpatchify(
     rows, columns = grid
     pieces = patches.reshape(len(patches), rows, columns, patch_size, patch_size, 3)
     return pieces.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, rows * patch_size, columns * patch_size)
+
+
+def _pieces(
+    images: Float[Tensor, "batch 3 height width"], patch_size: int
+) -> Float[Tensor, "batch rows columns patch_height patch_width 3"]:
+    """A view."""
+    pieces = images.unflatten(2, (-1, patch_size)).unflatten(4, (-1, patch_size))
+    return pieces.permute(0, 2, 4, 3, 5, 1)
+
+
+def _chosen(
+    rows: Float[Tensor, "batch patches values"], chosen: Int[Tensor, "batch some"]
+) -> Float[Tensor, "batch some values"]:
+    return rows.gather(1, chosen.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 
 def _moments(

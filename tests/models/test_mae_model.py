@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maws_composer.models.initialization import initialize
-from maws_composer.models.mae import MaskedAutoencoder, patchify, unpatchify
+from maws_composer.models.mae import MaeOutput, MaskedAutoencoder, patchify, unpatchify
 from maws_composer.models.sizes import SIZES, DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
 
@@ -114,6 +114,11 @@ def mae_by_the_paper(image, noise, state, norm_pix, qk_norm, kept):
     return torch.stack(losses), mask
 
 
+def mask_of(output: MaeOutput) -> torch.Tensor:
+    """1 for the 12 hidden of 16 patches, 0 for the others."""
+    return torch.zeros(len(output.hidden), 16).scatter(1, output.hidden, 1.0)
+
+
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_loss_and_gradients_are_the_papers(norm_pix, qk_norm):
@@ -130,8 +135,8 @@ def test_loss_and_gradients_are_the_papers(norm_pix, qk_norm):
     loss = (losses * mask).sum() / mask.sum()
     loss.backward()
 
-    assert output.mask.tolist() == mask.tolist()
-    torch.testing.assert_close(output.loss_per_patch.double(), losses, rtol=1e-5, atol=1e-5)
+    assert mask_of(output).tolist() == mask.tolist()
+    torch.testing.assert_close(output.loss_per_patch.double(), losses.gather(1, output.hidden), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output.loss_per_sample.double(), (losses * mask).sum(1) / 12, rtol=1e-5, atol=0)
     assert output.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     for name, parameter in mae.named_parameters():
@@ -146,8 +151,8 @@ def test_loss_and_gradients_are_the_papers(norm_pix, qk_norm):
 def test_equal_noise_is_decided_by_the_index():
     mae = small_mae()
     images, _ = random_input(2)
-    mask = mae(images, torch.zeros(2, 16, dtype=torch.int64)).mask
-    assert mask.tolist() == [[0.0] * 4 + [1.0] * 12] * 2
+    output = mae(images, torch.zeros(2, 16, dtype=torch.int64))
+    assert mask_of(output).tolist() == [[0.0] * 4 + [1.0] * 12] * 2
 
 
 def test_the_loss_stays_in_fp32_under_autocast():
@@ -156,8 +161,8 @@ def test_the_loss_stays_in_fp32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         output = mae(images, noise)
     assert output.prediction.dtype == torch.bfloat16
-    assert output.loss_per_patch.dtype == output.mask.dtype == output.loss.dtype == torch.float32
-    targets = mae.targets(images)
+    assert output.loss_per_patch.dtype == output.loss.dtype == torch.float32
+    targets = mae.targets(images, output.hidden)
     assert targets.dtype == torch.float32
     want = (output.prediction.float() - targets).square().mean(-1)
     assert torch.equal(output.loss_per_patch, want)
@@ -191,9 +196,9 @@ def test_a_perfect_prediction_gives_the_picture_back(norm_pix):
     mae = small_mae(norm_pix)
     images, noise = random_input()
     output = mae(images, noise)
-    masked, pasted = mae.reconstruct(images, output._replace(prediction=mae.targets(images)))
+    masked, pasted = mae.reconstruct(images, output._replace(prediction=mae.targets(images, output.hidden)))
     torch.testing.assert_close(pasted, images, rtol=0, atol=1e-5)
-    hidden = output.mask.view(3, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3).bool().expand_as(images)
+    hidden = mask_of(output).view(3, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3).bool().expand_as(images)
     assert not masked[hidden].any()
     assert torch.equal(masked[~hidden], images[~hidden])
 
@@ -203,8 +208,8 @@ def test_visible_patches_are_pasted_untouched():
     images, noise = random_input()
     output = mae(images, noise)
     _, pasted = mae.reconstruct(images, output)
-    visible = patchify(images, 4)[output.mask == 0]
-    assert torch.equal(patchify(pasted, 4)[output.mask == 0], visible)
+    visible = patchify(images, 4)[mask_of(output) == 0]
+    assert torch.equal(patchify(pasted, 4)[mask_of(output) == 0], visible)
     assert not torch.allclose(pasted, images)
 
 

@@ -63,8 +63,10 @@ def test_torch_counts_the_same_forward(name):
         images = torch.empty(1, 3, image_size, image_size)
         noise = torch.empty(1, size.patches(image_size), dtype=torch.int64)
     assert 2 * vit_macs(size, image_size) == pytest.approx(counted(lambda: encoder(images)), rel=5e-3)
-    embedded = (size.patches(image_size) - mae.visible) * size.patch_values * size.width  # in the figures only
-    total = mae_macs(size, image_size).total - embedded
+    # In the figures only: the hidden patches are embedded, the class token and the visible patches are guessed.
+    hidden = size.patches(image_size) - mae.visible
+    left_out = (hidden * size.width + (1 + mae.visible) * DecoderSize().width) * size.patch_values
+    total = mae_macs(size, image_size).total - left_out
     assert 2 * total == pytest.approx(counted(lambda: mae(images, noise)), rel=5e-3)
 
 
@@ -74,6 +76,7 @@ def test_training_is_three_forwards():
         mae = MaskedAutoencoder(VisionTransformer(size, 48, fixed_positions=True), decoder, 0.5)
         images, noise = torch.empty(1, 3, 48, 48), torch.empty(1, 64, dtype=torch.int64)
     steps = counted(lambda: mae(images, noise).loss.backward())
-    # the first layer needs no gradient of the images, and does nothing for the 32 hidden ones of 64 patches
-    without = 2 * (32 + 3 * 32) * size.patch_values * size.width
+    # The first layer needs no gradient of the images, and does nothing for the 32 hidden ones of 64 patches; the last
+    # nothing for the class token and the visible ones.
+    without = 2 * ((32 + 3 * 32) * size.width + 3 * 33 * decoder.width) * size.patch_values
     assert training_flops(mae_macs(size, 48, 0.5, decoder).total) == pytest.approx(steps + without, rel=5e-3)

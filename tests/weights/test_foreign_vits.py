@@ -15,7 +15,7 @@ from maws_composer.config.problems import ConfigError
 from maws_composer.evaluation.encoder import load_encoder
 from maws_composer.evaluation.extraction import encode
 from maws_composer.models.classifier import ImageClassifier
-from maws_composer.models.mae import MaskedAutoencoder, keep_smallest
+from maws_composer.models.mae import MaskedAutoencoder, split_patches
 from maws_composer.models.sizes import SIZES, DecoderSize, ViTSize
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.stages.pixels import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
@@ -51,8 +51,9 @@ def test_mae_with_its_decoder(tmp_path: Path) -> None:
     ours = MaskedAutoencoder(VisionTransformer(MICRO, IMAGE_SIZE), DecoderSize(32, 2, 4))
     noise = torch.randint(1000, (3, SIDE * SIDE), generator=torch.Generator().manual_seed(0))
     prediction = load(ours, tmp_path / "mae.pth")(images(), noise).prediction
-    theirs = foreign.mae_prediction(state, images(), keep_smallest(noise, 4), MICRO.heads, decoder_heads=4)
-    assert_close(prediction, theirs)
+    visible, hidden = split_patches(noise, 4)
+    theirs = foreign.mae_prediction(state, images(), visible, MICRO.heads, decoder_heads=4)
+    assert_close(prediction, theirs.gather(1, hidden.unsqueeze(-1).expand_as(prediction)))
 
 
 @torch.no_grad()
