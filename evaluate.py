@@ -19,8 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from composer.utils import dist
-
+from maws_composer.checkpoints.run_folder import RunFolder
 from maws_composer.config.command import check_and_work
 from maws_composer.config.load import Loaded
 from maws_composer.data.columns import LABELS
@@ -39,16 +38,23 @@ from maws_composer.evaluation.suite import (
 )
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import build_device, require_precision
+from maws_composer.resilience.meeting import meet
+from maws_composer.resilience.watchdog import watch_over
 
 PATIENCE = 24 * 3600.0  # seconds that the other ranks wait while rank 0 trains probes
 
 
 def evaluate(loaded: Loaded[Evaluation]) -> None:
-    """The whole evaluation, in the order in which it happens."""
+    """The whole evaluation, ended on all ranks if one of them dies or hangs."""
     run = loaded.run
-    dist.initialize_dist(build_device(run.precision), timeout=PATIENCE)
+    meet(build_device(run.precision), run.watchdog.meeting_limit, PATIENCE)
     require_precision(run.precision)
+    with watch_over(RunFolder(run.save_folder, Path(run.save_folder).absolute()), run.watchdog):
+        evaluate_in_order(run)
 
+
+def evaluate_in_order(run: Evaluation) -> None:
+    """The steps of it, in the order in which they happen."""
     frozen = freeze(run, with_text=bool(named_with_text(run.evaluations)))
     evaluations = build_evaluations(replace(run, weights=frozen.checkpoint))  # a run may have saved a newer one
     needs_train = needs_training_images(run.evaluations)

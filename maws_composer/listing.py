@@ -29,6 +29,15 @@ def describe(kind: str, name: str) -> str:
     return "\n".join(lines)
 
 
+def built_in(kind: str) -> str:
+    """What there is of a kind beside plugins, in one sentence; of most kinds, nothing."""
+    if kind == "reader":
+        from streaming_conversion.readers import readers
+
+        return f"built in: {', '.join(readers())}; see python -m streaming_conversion NAME --help"
+    return "built in: our runs and exports, timm, Hugging Face, MAE, MAWS" if kind == "importer" else ""
+
+
 def describe_all(kind: str) -> Iterator[str]:
     """All plugins of a kind; of one that cannot be used, why; then the names that are refused, and why."""
     for name in names(kind):
@@ -38,6 +47,8 @@ def describe_all(kind: str) -> Iterator[str]:
             yield f"{kind} {name}\n\n  {error.problems[0].message}"
         except TypeError as error:
             yield f"{kind} {name}  ({lookup(kind, name).origin})\n\n  cannot be used: {error}"
+    if told := built_in(kind):
+        yield told
     if refused := refusals(kind):
         yield "\n".join(f"{kind} {name}  refused: {reason}" for name, reason in sorted(refused.items()))
 

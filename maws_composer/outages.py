@@ -84,8 +84,18 @@ def is_mistake(error: BaseException) -> bool:
     The first of it and of its causes that tells decides. What none of them tells is taken for an outage, since each
     storage library has exceptions of its own, but for what we have called a mistake.
     """
-    told = (_tells(link) for link in _causes(error))
-    return next((each for each in told if each is not None), isinstance(error, ConfigError))
+    told = _told(error)
+    return isinstance(error, ConfigError) if told is None else told
+
+
+def is_no_outage(error: BaseException) -> bool:
+    """The same of an action that may fail in other ways than by storage: what none tells is no outage then."""
+    return _told(error) is not False
+
+
+def _told(error: BaseException) -> bool | None:
+    """What the first of an error and of its causes that tells it says, of whether it is a mistake."""
+    return next((told for told in map(_tells, _causes(error)) if told is not None), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

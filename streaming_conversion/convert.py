@@ -90,8 +90,9 @@ class Summary:
             f"{self.written_now / self.seconds:,.0f} images/s ({self.seconds:.1f} s)" if self.written_now else "resumed"
         )
         skipped = f", {counts['skipped']:,} skipped (see {SKIPPED})" if counts["skipped"] else ""
+        resized = f", {counts['resized']:,} of them resized" if "resized" in counts else ""
         size = f"{counts['bytes'] / 1e6:,.1f} MB in {counted(counts['shards'], 'shard')}"
-        return f"{self.name}: {counted(counts['images'], 'image')}, {size}{skipped}; {pace}"
+        return f"{self.name}: {counted(counts['images'], 'image')}{resized}, {size}{skipped}; {pace}"
 
 
 def finished(source: Source, address: str, options: Options) -> bool:
@@ -187,7 +188,7 @@ def _write_whole(
         raise ConversionError(f"no image of the source can be used; see {destination.name}/{SKIPPED}")
     begun = _describe(source, options)
     dataset = replace(
-        begun, counts=begun.counts | _counts(source, results, shards), groups=_groups(source, options, results)
+        begun, counts=begun.counts | _counts(source, options, results, shards), groups=_groups(source, options, results)
     )
     labelling_files = source.labelling.files if source.labelling else {}
     for name, content in {**source.files, **labelling_files}.items():
@@ -220,13 +221,17 @@ def _frequencies(source: Source, run: slice, result: PartResult) -> NDArray[np.f
     return frequencies[[entry.id not in left_out for entry in source.entries[run]]]
 
 
-def _counts(source: Source, results: Sequence[PartResult], shards: Sequence[dict[str, Any]]) -> dict[str, int]:
+def _counts(
+    source: Source, options: Options, results: Sequence[PartResult], shards: Sequence[dict[str, Any]]
+) -> dict[str, int]:
     counts = {
         "images": sum(result.images for result in results),
         "skipped": sum(len(result.skipped) for result in results),
         "shards": len(shards),
         "bytes": sum(shard["raw_data"]["bytes"] for shard in shards),
     }
+    if options.resizing is not None:
+        counts["resized"] = sum(result.resized for result in results)
     for column in (HASHTAGS, CAPTION):
         if column in source.columns:
             counts[f"without_{column}"] = sum(result.without[column] for result in results)

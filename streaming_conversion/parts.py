@@ -60,12 +60,14 @@ class PartResult:
         skipped: one {"id", "source", "reason"} per picture that was left out.
         images: how many were written.
         without: column -> how many of these have no hashtag, or no caption.
+        resized: how many of these were made smaller.
     """
 
     shards: list[dict[str, Any]]
     skipped: list[dict[str, str]]
     images: int
     without: dict[str, int]
+    resized: int = 0  # not in the markers of earlier versions
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -147,19 +149,21 @@ def _write_samples(task: PartTask, writer: PartWriter, tick: Callable[[], None])
     Each entry is looked at once, and its picture right after: both may lie in a shard that has to be fetched.
     """
     skipped: list[dict[str, str]] = []
-    images, without = 0, {HASHTAGS: 0, CAPTION: 0}
+    images, resized, without = 0, 0, {HASHTAGS: 0, CAPTION: 0}
     for entry in task.entries:
-        image, reason = _smaller(task, _load(task, entry))
+        original = _load(task, entry)
+        image, reason = _smaller(task, original)
         reason = reason or why_unusable(image, task.decode, task.max_pixels)
         if reason is None:
             writer.write(_sample(entry, image))
             images += 1
+            resized += image is not original
             without[HASHTAGS] += entry.hashtags == ()
             without[CAPTION] += entry.caption == ""
         else:
             skipped.append({"id": entry.id, "source": entry.key, "reason": reason})
         tick()
-    return PartResult([], skipped, images, without)
+    return PartResult([], skipped, images, without, resized)
 
 
 def _load(task: PartTask, entry: Entry) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers of pytest-xdist share two cores
 
 from tests.runs import Runs, write_images
+from tests.s3_server import S3Server, rclone
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,15 @@ def environment() -> Iterator[None]:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """512 generated pictures as MDS."""
     return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that runs; whoever stops it starts it again, and whoever needs a bucket has one of its own."""
+    if rclone() is None:
+        pytest.skip("rclone, of the extra `dev`, is not installed")
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ process, not interrupted, against those of a run that is killed and goes on else
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,31 @@ def test_three_processes_then_two_nodes_of_one_are_the_same_run(whole: Finished,
     moved = anywhere("moved", *given, processes=2, nodes=2)
     assert "on 2 processes, saved on 3" in moved.output
     same_run(moved, whole)
+
+
+@pytest.mark.slow
+def test_several_crops_of_each_image_are_the_same_on_other_processes(anywhere: Runs) -> None:
+    steps, crops = 20, 4
+
+    def options(name: str) -> tuple[str, ...]:
+        return (
+            f"global_train_batch_size={BATCH}", f"max_duration={steps * BATCH}sp", "save_interval=5ba",
+            f"data.train.repeated_augmentation={crops}", "data.train.num_canonical_nodes=2",
+            "code_paths=[tests/plugins]", f"callbacks.record_inputs.folder={anywhere.folder / f'inputs-{name}'}",
+        )  # fmt: skip
+
+    repeated = anywhere("repeated", *options("repeated"))
+    anywhere("resumed", *options("resumed"), processes=2, kill_after_saving=10)
+    resumed = anywhere("resumed", *options("resumed"), processes=3)
+    assert repeated.code == resumed.code == 0, repeated.output + resumed.output
+    assert "on 3 processes, saved on 2" in resumed.output
+    assert_allclose(resumed.losses, repeated.losses, rtol=1e-5)
+    assert [step["samples"] for step in resumed.steps] == [BATCH * (batch + 1) for batch in range(steps)]
+    expected, found = (inputs_of(anywhere.folder / f"inputs-{name}") for name in ("repeated", "resumed"))
+    assert found == expected and set(expected) == {*range(1, steps + 1)}
+    for rows in expected.values():
+        assert len(rows) == BATCH  # no two crops are the same
+        assert set(Counter(row[0] for row in rows).values()) == {crops}
 
 
 @pytest.mark.slow

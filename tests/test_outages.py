@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from maws_composer.checkpoints.run_folder import RunFolder, open_path
-from maws_composer.outages import StorageError, insist, is_mistake
+from maws_composer.outages import StorageError, insist, is_mistake, is_no_outage
+from maws_composer.weights.files import SourceError
 from tests.s3_server import S3Server, rclone
 
 needs_rclone = pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
@@ -61,6 +62,14 @@ def test_a_mistake_is_raised_as_it_is_and_an_outage_after_the_patience() -> None
         RunFolder("s3://bucket/run", Path("nowhere"), patience=60).insist(deny)
     with pytest.raises(StorageError, match=r"s3://bucket/run/x: object storage failed for .* Last: away"):
         RunFolder("s3://bucket/run", Path("nowhere"), patience=0.5).insist(refuse, "x")
+
+
+def test_what_nobody_can_tell_is_waited_for_only_where_storage_alone_may_fail() -> None:
+    unknown = RuntimeError("size mismatch for a tensor")
+    assert not is_mistake(unknown) and is_no_outage(unknown)
+    away = SourceError("s3://bucket/run is not readable")
+    away.__cause__ = ConnectionRefusedError()
+    assert not is_mistake(away) and not is_no_outage(away)
 
 
 def test_what_comes_back_is_gone_on_with() -> None:

@@ -27,7 +27,7 @@ def find_checkpoints(run: str, names: Sequence[str] = ()) -> list[Found]:
     Raises:
         ConfigError: it is no run, or has no checkpoint of that name.
     """
-    folder = open_path(run) / "checkpoints"
+    folder = open_path(run, "RUN") / "checkpoints"
     try:
         found = {each.name: each for each in read_newest_first(folder)}
         exists = bool(found) or folder.exists()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from maws_composer.checkpoints.completeness import in_bytes
@@ -14,6 +12,7 @@ from maws_composer.checkpoints.retention import checkpoints_at_once
 from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
+from maws_composer.disks import check_writable, nearest_existing
 from maws_composer.outages import OutageError, is_mistake
 from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.planning.memory import checkpoint_bytes
@@ -62,7 +61,7 @@ def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -
     checkpoints = folder / "checkpoints"
     if problems := [*check_writable(key, folder), *check_writable(key, checkpoints)]:
         return problems[:1]
-    disk = shutil.disk_usage(_nearest_existing(checkpoints))
+    disk = shutil.disk_usage(nearest_existing(checkpoints))
     if not disk.total:  # some file systems do not say
         return []
     if disk.free < one:
@@ -74,25 +73,6 @@ def _local_problems(key: str, folder: Path, one: int, together: int, why: str) -
             *(key, in_bytes(together), folder, why, in_bytes(disk.free)),
         )
     return []
-
-
-def check_writable(key: str, folder: Path) -> list[Problem]:
-    """Whether a folder of this machine, which `key` names, can be made and written to."""
-    nearest = _nearest_existing(folder)
-    if not nearest.is_dir():
-        return [Problem(key, f"{nearest} is a file, where a folder is needed; move it, or name another {key}")]
-    try:
-        with tempfile.TemporaryDirectory(dir=nearest) as probe:
-            (Path(probe) / "file").write_bytes(b"x")
-    except OSError as error:
-        message = f"{nearest} is not writable: {error.strerror or error}; make it so, or name another {key}"
-        return [Problem(key, message)]
-    return []
-
-
-def _nearest_existing(folder: Path) -> Path:
-    """The folder, or what is nearest above it."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
 
 
 def _remote_problems(save_folder: str) -> list[Problem]:

@@ -32,7 +32,7 @@ from maws_composer.outages import StorageError, insist, is_mistake
 from maws_composer.parallel.agree import on_rank_zero, once_per_node
 from maws_composer.reporting.pictures import FOLDER as PICTURES
 from maws_composer.reporting.pictures import worth_carrying
-from maws_composer.resilience.progress import limited_wait
+from maws_composer.resilience.storage import wait_for_storage
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -42,17 +42,20 @@ LOCK_PATIENCE = 60  # seconds
 _held: list[FileLock] = []  # for the life of the process: a lock that is garbage is open
 
 
-def open_path(url: str) -> RunPath:
+def open_path(url: str, key: str = "save_folder") -> RunPath:
     """A local path, or one in object storage (s3://, gs://, az://).
 
     S3-compatible servers are named by S3_ENDPOINT_URL, the variable that streaming reads too. Each call makes a client
     of its own, since clients may not be shared between threads.
 
+    Args:
+        url: of anything; what is wrong with it is told as a problem of `key`, the option or argument that names it.
+
     Raises:
         ConfigError: for a URL of another kind, or one whose credentials are missing.
     """
     if "://" in url and not url.startswith(("s3://", "gs://", "az://")):
-        raise ConfigError([Problem("save_folder", f"{url}: expected a local folder, s3://, gs:// or az://")])
+        raise ConfigError([Problem(key, f"{url}: expected a local folder, s3://, gs:// or az://")])
     if "://" not in url:
         return Path(url)
 
@@ -64,7 +67,7 @@ def open_path(url: str) -> RunPath:
             return S3Client(endpoint_url=os.environ.get("S3_ENDPOINT_URL")).CloudPath(url)
         return AnyPath(url)
     except CloudPathException as error:
-        raise ConfigError([Problem("save_folder", f"{url} cannot be opened: {error}")]) from error
+        raise ConfigError([Problem(key, f"{url} cannot be opened: {error}")]) from error
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,7 @@ class RunFolder:
         Raises:
             StorageError: it stayed away for longer than `patience`. A mistake is raised as it is, at once.
         """
-        name = f"{self.url}/{what}".rstrip("/")
-        with limited_wait(f"waiting for {name}"):
-            return insist(action, name, self.patience, unless=is_mistake)
+        return wait_for_storage(action, f"{self.url}/{what}".rstrip("/"), self.patience)
 
 
 def start_run(loaded: LoadedRun) -> RunFolder:

@@ -24,7 +24,7 @@ def add_registry(commands: Commands) -> None:
 
 def _registry(options: argparse.Namespace) -> int:
     from maws_composer.config.plugins import our_code_paths
-    from maws_composer.listing import describe, describe_all
+    from maws_composer.listing import built_in, describe, describe_all
     from maws_composer.registry import load_plugins, names
 
     problems = load_plugins([*our_code_paths(), *options.code_path])
@@ -35,7 +35,8 @@ def _registry(options: argparse.Namespace) -> int:
     elif options.kind:
         print("\n\n".join(describe_all(options.kind)))
     else:
-        print("\n".join(f"{kind:<10} {', '.join(names(kind)) or '-'}" for kind in KINDS))
+        for kind in KINDS:
+            print(f"{kind:<10} {'; '.join(filter(None, [', '.join(names(kind)), built_in(kind)])) or '-'}")
     return 2 if problems else 0
 
 

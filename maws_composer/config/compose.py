@@ -22,6 +22,7 @@ KeyPath = tuple[str, ...]
 COMMAND_LINE = "command line"
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp")}
 _MERGE = "tag:yaml.org,2002:merge"
+_NULL = "tag:yaml.org,2002:null"
 
 
 class Where(NamedTuple):
@@ -32,6 +33,13 @@ class Where(NamedTuple):
 
     def __str__(self) -> str:
         return self.file if self.line is None else f"{self.file}, line {self.line}"
+
+
+class Left(NamedTuple):
+    """Whose a key was that another choice has left behind, and where it was written."""
+
+    name: str
+    where: str
 
 
 @dataclass
@@ -46,6 +54,8 @@ class Composed:
         lost: paths whose value is not known because of a problem.
         incomplete: whole files or overrides are not known.
         secrets: values of environment variables that are named like credentials.
+        options: of the command line, each with the value that follows it; there should be none.
+        left: path of a key that files give to another plugin than the one that was chosen in the end.
     """
 
     file: str
@@ -55,6 +65,8 @@ class Composed:
     lost: list[KeyPath] = field(default_factory=list)
     incomplete: bool = False
     secrets: set[str] = field(default_factory=set)
+    options: list[str] = field(default_factory=list)
+    left: dict[KeyPath, Left] = field(default_factory=dict)
 
     def where_is(self, path: KeyPath) -> str:
         """Where the value at `path` was written, or the section that it is missing from."""
@@ -91,8 +103,9 @@ def compose(file: str, overrides: Iterable[str] = (), chosen: Mapping[KeyPath, C
     """
     composer = _Composer(Composed(file), chosen or {})
     composer.add_file(file, named_by=Where(COMMAND_LINE), chain=())
-    for override in overrides:
-        composer.add_override(override)
+    assignments, composer.composed.options = _told_apart(overrides)
+    for assignment in assignments:
+        composer.add_override(assignment)
     return composer.finish()
 
 
@@ -137,7 +150,7 @@ class _Composer:
         except yaml.YAMLError as error:
             self._fail(Problem(key, f"{text!r} is not YAML: {_what(error)}", COMMAND_LINE))
             return
-        value = node or yaml.ScalarNode("tag:yaml.org,2002:null", "null")
+        value = node or yaml.ScalarNode(_NULL, "null")
         *sections, name = key.split(".")
         layer = yaml.MappingNode("tag:yaml.org,2002:map", [(_text_node(name), value)])
         for section in reversed(sections):
@@ -206,13 +219,13 @@ class _Composer:
                 self._record(entry, (*path, str(index)), file)
         elif node.tag not in _TAGS:
             self.composed.add_problem(path, f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not allowed")
-            node.tag, node.value = "tag:yaml.org,2002:null", "null"
+            node.tag, node.value = _NULL, "null"
         elif "${" in node.value:
             try:
                 OmegaConf.create({"value": node.value})
             except GrammarParseError as error:
                 self.composed.add_problem(path, f"{node.value!r} is no interpolation: {str(error).splitlines()[0]}")
-                node.tag, node.value = "tag:yaml.org,2002:null", "null"
+                node.tag, node.value = _NULL, "null"
 
     def _forget_below(self, path: KeyPath) -> None:
         for below in [known for known in self.composed.where if known[: len(path)] == path and known != path]:
@@ -227,15 +240,18 @@ class _Composer:
 
     def _forget_other_choice(self, node: yaml.MappingNode, path: KeyPath) -> None:
         """Take out what files that came before have for another name."""
-        names = [value.value for key, value in node.value if key.value == "name"]
         section = OmegaConf.select(self.config, ".".join(path), default=None)
         shared, default = self.chosen[path]
+        names = [default if value.tag == _NULL else value.value for key, value in node.value if key.value == "name"]
         if not names or not isinstance(section, DictConfig) or (section.get("name") or default) == names[0]:
             return
+        name = str(section.get("name") or default)
         for key in set(section) - shared:
-            if self.composed.where_is((*path, str(key))) != COMMAND_LINE:
-                self._forget_below((*path, str(key)))
-                self.composed.where.pop((*path, str(key)), None)
+            here = (*path, str(key))
+            if (where := self.composed.where_is(here)) != COMMAND_LINE:
+                self.composed.left[here] = Left(name, where)
+                self._forget_below(here)
+                self.composed.where.pop(here, None)
                 del section[key]
 
     def _record_mapping(self, node: yaml.MappingNode, path: KeyPath, file: str) -> None:
@@ -288,6 +304,22 @@ class _Composer:
                 self.composed.add_problem(path, f"{value} is not finite")
             return value
         return None
+
+
+def _told_apart(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Assignments; and options, with the values that follow them."""
+    assignments: list[str] = []
+    options: list[str] = []
+    takes_value = False
+    for text in overrides:
+        if text.startswith("-"):
+            options.append(text)
+        elif takes_value and "=" not in text:
+            options[-1] += f" {text}"
+        else:
+            assignments.append(text)
+        takes_value = text.startswith("-") and "=" not in text
+    return assignments, options
 
 
 def _where(node: yaml.Node, file: str) -> Where:

@@ -21,6 +21,7 @@ from maws_composer.config.check import (
     signature_of,
 )
 from maws_composer.config.compose import Chosen, Composed, KeyPath, compose
+from maws_composer.config.meant import left_behind, option_problems
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run, check_world_size, contradictions
 from maws_composer.config.secrecy import mask_text
@@ -181,7 +182,9 @@ def load(
         _put(plain, section.path, part.plain)
     known = _known_keys(schema.config, sections, data)
     problems += [_as_problem(wrong, composed, known) for wrong in mistakes if not _follows(wrong, composed)]
-    problems += plugin_problems
+    problems += [*plugin_problems, *option_problems(composed.options, known)]
+    for section in (each for each in sections if each.is_named):
+        problems += left_behind(composed, section.path, section.schema, section.arguments)
     if config := outcome.value or _without(mistakes, rest, schema):
         config = _filled(config, values)
         wrong_plugins = [wrong.path for wrong in plugin_problems]  # they are missing from the configuration

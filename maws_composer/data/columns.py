@@ -89,7 +89,7 @@ class DatasetFile:
         source: what the reader says of its source (path, license, …).
         source_digest: changes when any sample of the source changes.
         settings: everything else that decides which bytes are written.
-        counts: images, shards, bytes, skipped, and images without a hashtag or caption.
+        counts: images, shards, bytes, skipped, resized, and images without a hashtag or caption.
         encoder: fingerprint of the encoder that `image_embedding` is of; None without embeddings.
         classes: `Classes.digest()` of the `classes.json` that the labels are numbered by; None without labels.
         groups: for resampling, all shards in the order of `index.json`; [] without.

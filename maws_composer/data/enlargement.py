@@ -37,9 +37,9 @@ def enlargement_note(index: Index, crop: RandomCropAndFlip, timeout: float) -> s
         return None
     share = enlarged_share(crop, (round(side * _WIDE), side))
     return (
-        f"{index.source.address}: pictures were resized to a shorter side of {side} pixels; {share:.0%} of the crops "
-        f"of one of {round(side * _WIDE)} x {side} have fewer than the {crop.size} x {crop.size} pixels that are made "
-        f"of them, none with a shorter side of {enough}"
+        f"{index.source.address}: pictures were resized to a shorter side of {side} pixels; where one is "
+        f"{round(side * _WIDE)} x {side}, {share:.0%} of its crops have fewer than the {crop.size} x {crop.size} "
+        f"pixels that are made of them; with a shorter side of {enough}, none would"
     )
 
 

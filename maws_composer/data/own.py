@@ -15,7 +15,7 @@ raised ends the run. Python's, NumPy's and torch's global generators are the sam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from maws_composer.config.build import build_named
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.config.secrecy import mask
 from maws_composer.data.columns import CAPTION, ID, IMAGE, LABELS
 from maws_composer.data.settings import DatasetSettings
 from maws_composer.data.usable import Sample, UnusableSampleError
@@ -132,7 +133,7 @@ def open_own(settings: DatasetSettings, key: str, run: Run) -> OwnDataset:
     except Exception as error:
         raise ConfigError([Problem(key, f"{called} cannot be made:\n{traceback_of(error)}")]) from error
     if not size:
-        raise ConfigError([Problem(key, f"{called} is empty")])
+        raise ConfigError([Problem(key, f"{called} is empty; it was made with {_arguments(settings)}")])
     if not isinstance(said, str | None):
         raise ConfigError([Problem(key, f"{called}: fingerprint() returned {said!r:.80}; expected text")])
     return OwnDataset(settings.name, entry.origin, samples, size, said)
@@ -162,6 +163,12 @@ def open_together(settings: DatasetSettings, key: str, run: Run) -> OwnDataset:
         raise ConfigError([Problem(key, f"{told}; every rank has to find the same samples")])
     assert own is not None
     return own
+
+
+def _arguments(settings: DatasetSettings) -> str:
+    """For people; without credentials."""
+    given = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "name"}
+    return ", ".join(f"{name}: {value}" for name, value in mask(given).items()) or "no arguments"
 
 
 def _misfit(samples: Any) -> str | None:

@@ -40,6 +40,7 @@ from maws_composer.data.resampling import describe
 from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.usable import UnusableSampleError, usable
+from maws_composer.disks import check_writable, nearest_existing
 from maws_composer.outages import OutageError, is_mistake
 
 if TYPE_CHECKING:
@@ -254,7 +255,10 @@ def _disk_problems(name: str, indexes: Sequence[Index], data: Source, run: Run, 
     for index in indexes:
         if index.source.is_cached:
             cache = Path(index.source.local or folder / "cache" / index.source.name)
-            wanted[_existing(cache)] += index.bytes - _taken(cache)
+            key = f"{index.source.key}.local" if index.source.local else "speed.scratch_folder"
+            if unusable := check_writable(key, cache):
+                return unusable
+            wanted[nearest_existing(cache)] += index.bytes - _taken(cache)
     problems = []
     for place, size in wanted.items():
         limit = bytes_to_int(data.cache_limit) if data.cache_limit else size
@@ -266,11 +270,6 @@ def _disk_problems(name: str, indexes: Sequence[Index], data: Source, run: Run, 
             )
             problems.append(Problem(f"{shards[0].section}.cache_limit", message))
     return problems
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _taken(folder: Path) -> int:

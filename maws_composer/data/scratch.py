@@ -11,10 +11,13 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import secrets
+import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
 from pathlib import Path
@@ -28,11 +31,15 @@ from streaming.base.shared import SharedMemory, _get_path
 from streaming.base.world import World
 
 from maws_composer.config.problems import ConfigError, Problem
+from maws_composer.data.guards import readable_size
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds; the workers of a killed run notice within five
 _PREFIX_FILE = "shared_memory"
+_LOCK = ".lock"
+_NAME = re.compile(r".+-(?P<run>[0-9a-f]{16})-[0-9a-f]{16}-node\d+")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _locks: dict[Path, IO[str]] = {}
 _own_prefixes: set[int] = set()
@@ -44,8 +51,7 @@ def run_folder(scratch: str, save_folder: str, dataset: str, addresses: Sequence
     By node, since nodes of a test share a machine, and since a shared disk taken for a local one would otherwise mix
     the caches of all nodes.
     """
-    key = hashlib.blake2b("\0".join([save_folder, dataset, *addresses]).encode(), digest_size=8).hexdigest()
-    return Path(scratch) / "data" / f"{dataset}-{key}-node{node}"
+    return Path(scratch) / "data" / f"{dataset}-{_digest(save_folder)}-{_digest(dataset, *addresses)}-node{node}"
 
 
 def claim(folder: Path, key: str, patience: float = PATIENCE) -> None:
@@ -54,23 +60,40 @@ def claim(folder: Path, key: str, patience: float = PATIENCE) -> None:
     Raises:
         ConfigError: another living process has it.
     """
-    path = folder.resolve() / ".lock"
+    path = folder.resolve() / _LOCK
     if path in _locks:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
     give_up = time.monotonic() + patience
-    while not _try_lock(file):
+    while (file := _lock(path)) is None:
         if time.monotonic() > give_up:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            file.close()
+            owner = next(iter(path.read_text().split()), "unknown")
             raise ConfigError([Problem(key, f"{folder} is in use by another run (process {owner}); give each its own")])
         time.sleep(0.2)
     file.truncate(0)
-    file.write(str(os.getpid()))
+    file.write(f"{os.getpid()}\n{_machine()}\n")
     file.flush()
     _locks[path] = file
+
+
+def free_abandoned(scratch: str, save_folder: str) -> None:
+    """Remove the folders of datasets whose runs have ended, or died, on this machine, and say what that frees.
+
+    Those of the run in `save_folder` stay: it goes on with its caches. So do those that another machine has made, on a
+    disk that both see: a lock may not be seen by both.
+    """
+    freed = 0
+    removed: list[str] = []
+    for folder in sorted((Path(scratch) / "data").glob("*")):
+        name = _NAME.fullmatch(folder.name)
+        if name is None or name["run"] == _digest(save_folder) or folder.is_symlink():
+            continue
+        with suppress(OSError):  # another user's, or another run frees it
+            if (size := _remove_if_abandoned(folder)) is not None:
+                freed += size
+                removed.append(folder.name)
+    if removed:
+        folders = ", ".join(removed)
+        log.info("freed %s in %s/data, left there by runs that are over: %s", readable_size(freed), scratch, folders)
 
 
 def own_prefix(folder: Path) -> Callable[..., tuple[int, SharedMemory]]:
@@ -138,9 +161,47 @@ def _unlink(name: str) -> bool:
     return True
 
 
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _remove_if_abandoned(folder: Path) -> int | None:
+    """Bytes that were freed; None of a folder that is in use, or that this machine did not make."""
+    path = folder / _LOCK
+    if not path.is_file() or path.read_text().split()[1:] != [_machine()] or (lock := _lock(path)) is None:
+        return None
+    with lock:
+        _remove_leftovers(folder / _PREFIX_FILE)
+        size = sum(each.lstat().st_size for each in folder.rglob("*") if each.is_file())
+        # Its run may begin again meanwhile, and does not have to wait for what may take minutes.
+        doomed = folder.rename(folder.with_name(f"freed-{folder.name}"))
+        for inside in doomed.iterdir():
+            if inside.is_dir() and not inside.is_symlink():
+                shutil.rmtree(inside)
+            elif inside.name != _LOCK:  # the last: another start can tell by it that this one was interrupted
+                inside.unlink()
+        shutil.rmtree(doomed)
+    return size
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The file, open and locked; None if another process has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:  # the folder was freed just now
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # freed just now: a lock that nobody else will see
+
+
+def _machine() -> str:
+    """This machine since its start, seen from any container: where its kernel keeps locks."""
+    return _BOOT.read_text().strip() if _BOOT.exists() else socket.gethostname()
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=8).hexdigest()

@@ -14,7 +14,8 @@ def be_a_worker(worker: int) -> None:
     But not the rank's: to look at its objects would copy all pages that they lie in, for each worker.
 
     A scheduler may send its notice to every process; the rank, which then saves, still needs its workers. They end when
-    the rank itself sends SIGTERM, as PyTorch and Python do at its exit.
+    the rank itself sends SIGTERM, as PyTorch and Python do at its exit. Its watchdog asks by a signal of its own where
+    they are stuck: see `resilience.stacks`.
     """
     gc.freeze()
     gc.enable()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from maws_composer.checkpoints.room import check_writable
 from maws_composer.config.build import build
 from maws_composer.config.load import Loaded
 from maws_composer.config.problems import ConfigError, Problem
@@ -17,13 +16,16 @@ from maws_composer.data.columns import CAPTION, LABELS
 from maws_composer.data.index import missing_folder
 from maws_composer.data.label_preflight import label_problems
 from maws_composer.data.preflight import check_sources
+from maws_composer.data.scratch import free_abandoned
 from maws_composer.data.settings import EvalData
 from maws_composer.data.sources import evaluation_shards
+from maws_composer.disks import check_writable
 from maws_composer.evaluation.encoder import encoder_at
 from maws_composer.evaluation.features import Evaluate, EvaluateWithText
 from maws_composer.evaluation.settings import Evaluation, needs_training_images
 from maws_composer.evaluation.suite import columns_for, read_words
 from maws_composer.evaluation.towers import find_image_text, places_of, text_problems
+from maws_composer.outages import OutageError, insist, is_mistake
 from maws_composer.registry import lookup
 
 
@@ -54,7 +56,18 @@ def preflight(loaded: Loaded[Evaluation]) -> None:
 
     Raises:
         ConfigError: with all problems at once.
+        StorageError: object storage was away for longer than `storage_patience`.
     """
+    free_abandoned(loaded.run.speed.scratch_folder, loaded.run.save_folder)
+    insist(
+        lambda: _look(loaded),
+        "looking at the weights and the data",
+        loaded.run.storage_patience,
+        unless=lambda error: not isinstance(error, OutageError),
+    )
+
+
+def _look(loaded: Loaded[Evaluation]) -> None:
     run = loaded.run
     size, of_weights = _check_weights(run)
     evaluations, refused = _built(run)
@@ -73,6 +86,9 @@ def image_problems(images: Mapping[str, Images], image_size: int | None) -> list
     Args:
         images: by the key of their section, such as "data.test".
         image_size: side of the crop; None if it is not known.
+
+    Raises:
+        OutageError: object storage is away, so that nothing can be known.
     """
     problems = []
     for key, (data, columns) in images.items():
@@ -122,7 +138,7 @@ def _check_weights(run: Evaluation) -> tuple[int | None, list[Problem]]:
         places = places_of(run.weights, run.image_tower, run.text_tower)
         trained = encoder_at(places.image_tower)
     except ConfigError as error:
-        return None, error.problems
+        return None, _of_mistake(error)
     size = run.image_size or places.image_size
     problems = []
     if trained.encoder.averages_patches and run.feature == "class_token":
@@ -153,7 +169,7 @@ def _text_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | Evaluat
     try:
         model = find_image_text(run.weights, run.image_tower, run.text_tower)
     except ConfigError as error:
-        return error.problems
+        return _of_mistake(error)
     if model is None:
         if len(with_text) < len(evaluations):
             return []
@@ -162,3 +178,14 @@ def _text_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | Evaluat
     if run.feature != "class_token":
         problems.append(Problem("feature", "evaluations with text look at class tokens; set it to class_token"))
     return [*problems, *word_problems(with_text, run.data.test, "data.test")]
+
+
+def _of_mistake(error: ConfigError) -> list[Problem]:
+    """Its problems.
+
+    Raises:
+        OutageError: it is none, but object storage that is away.
+    """
+    if not is_mistake(error):
+        raise OutageError(error.problems) from error
+    return error.problems

@@ -19,6 +19,7 @@ from maws_composer.evaluation.extraction import Feature
 from maws_composer.parallel.settings import ForwardSpeed
 from maws_composer.registry import lookup
 from maws_composer.registry import names as registered_names
+from maws_composer.resilience.settings import WatchdogSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class Evaluation:
         run_name: default: the name of the YAML.
         save_folder: local folder of features and results. Default: evaluations/<run_name>-<name of the weights>.
         code_paths: files, folders (from the working directory) or modules whose plugins are registered.
+        storage_patience: seconds that object storage may be away before the evaluation stops.
+        watchdog: when ranks that hang, or are not heard of, end it.
         speed: what changes only speed.
     """
 
@@ -67,6 +70,8 @@ class Evaluation:
     run_name: str = "evaluation"
     save_folder: str = ""
     code_paths: list[str] = field(default_factory=list)
+    storage_patience: Annotated[float, Field(gt=0)] = 1800.0
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     speed: ForwardSpeed = field(default_factory=ForwardSpeed)
 
     def __post_init__(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from composer.core import DataSpec
@@ -27,10 +27,14 @@ from maws_composer.evaluation.settings import Evaluation
 from maws_composer.evaluation.towers import check_image_tower, find_image_text, load_towers, places_of
 from maws_composer.models.attention import set_attention_kernel
 from maws_composer.models.vit import VisionTransformer
+from maws_composer.outages import is_no_outage
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.precision import capability, kernel_dtype, torch_device
 from maws_composer.registry import lookup
+from maws_composer.resilience.progress import limited_wait, stepped
+from maws_composer.resilience.storage import wait_for_storage
 
+Read = TypeVar("Read")
 log = logging.getLogger(__name__)
 
 
@@ -57,20 +61,35 @@ def freeze(run: Evaluation, with_text: bool) -> Frozen:
 
     Raises:
         ConfigError: for weights that cannot be loaded, or a kernel that cannot run here.
+        StorageError: object storage was away for too long.
     """
-    places = on_rank_zero(lambda: places_of(run.weights, run.image_tower, run.text_tower))
-    encoder = load_encoder(places.image_tower, run.image_size or places.image_size, run.patch_size)
+    find = partial(places_of, run.weights, run.image_tower, run.text_tower)
+    places = on_rank_zero(lambda: _insist(run, run.weights, find))
+    size = run.image_size or places.image_size
+    encoder = _insist(run, places.image_tower, partial(load_encoder, places.image_tower, size, run.patch_size))
     device = torch_device()
     try:
         set_attention_kernel(encoder, run.speed.attention, device.type, kernel_dtype(run.precision), capability())
     except ValueError as error:
         raise ConfigError([Problem("speed.attention", str(error))]) from error
     weights = digest(encoder)
-    model = find_image_text(places.weights, run.image_tower, run.text_tower) if with_text else None
-    if model is not None:
-        on_rank_zero(lambda: check_image_tower(model))
-    towers = load_towers(model, device, run.precision) if model is not None else None
+    towers = _load_text(run, places.weights, device) if with_text else None
     return Frozen(encoder.to(device), weights, places.weights, towers)
+
+
+def _load_text(run: Evaluation, weights: str, device: torch.device) -> Towers | None:
+    """The text side, once its image tower is known to be the right one; None without. A collective."""
+    model = _insist(run, weights, partial(find_image_text, weights, run.image_tower, run.text_tower))
+    if model is None:
+        return None
+    compare = partial(check_image_tower, model)
+    on_rank_zero(lambda: _insist(run, model.tower, compare))
+    return _insist(run, weights, partial(load_towers, model, device, run.precision))
+
+
+def _insist(run: Evaluation, address: str, read: Callable[[], Read]) -> Read:
+    """What is read at an address, once object storage is there."""
+    return wait_for_storage(read, address, run.storage_patience, unless=is_no_outage)
 
 
 def build_evaluations(run: Evaluation) -> dict[str, Evaluate | EvaluateWithText]:
@@ -124,7 +143,8 @@ def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, colu
     key, device = f"data.{name}", torch_device()
     encoder, (size, _) = frozen.encoder, frozen.encoder.patch_embed.img_size
     shards = evaluation_shards(data, key)[0]
-    digest_of_shards = on_rank_zero(lambda: _digest(shards, data.download_timeout))
+    read = partial(_digest, shards, data.download_timeout)
+    digest_of_shards = on_rank_zero(lambda: _insist(run, shards.address, read))
     about = {
         "weights": frozen.digest,
         "shards": digest_of_shards,
@@ -138,7 +158,7 @@ def features_of(name: str, data: EvalData, frozen: Frozen, run: Evaluation, colu
     def compute() -> Extracted | None:
         loader = build_checked_loader(data, key, size, run, columns)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "amp_bf16"):
-            return extract(partial(encode, encoder, run.feature), loader, device, f"features of {name} images")
+            return extract(partial(encode, encoder, run.feature), loader, device, f"features of {name} images", stepped)
 
     if digest_of_shards is None:
         log.info("features of %s are not kept: %s has no hashes that would show a change", name, shards.address)
@@ -178,7 +198,8 @@ def evaluate_all(
     results = {}
     for name, evaluation in evaluations.items():
         if not isinstance(evaluation, EvaluateWithText):
-            results[name] = on_rank_zero(partial(_of_labelled, evaluation, train, test))
+            with limited_wait(name):  # the others have nothing to do, and it may take hours
+                results[name] = on_rank_zero(partial(_of_labelled, evaluation, train, test))
         elif towers is not None:
             results[name] = evaluation.with_text(test, words, towers)
         else:

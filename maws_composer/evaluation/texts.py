@@ -15,6 +15,7 @@ from maws_composer.evaluation.extraction import gather_rows
 from maws_composer.evaluation.features import Towers
 from maws_composer.evaluation.wording import SLOT, Names
 from maws_composer.parallel.precision import torch_device
+from maws_composer.resilience.progress import progressed
 
 _AT_ONCE = 256  # texts on one rank
 
@@ -33,7 +34,11 @@ def embed_texts(towers: Towers, texts: Sequence[str], title: str) -> Float[Tenso
     first = dist.get_rank() * share
     own = [texts[min(place, len(texts) - 1)] for place in range(first, first + share)]
     starts = tqdm(range(0, share, _AT_ONCE), desc=title, leave=False, mininterval=2, disable=first > 0)
-    embedded = torch.cat([towers.encode_text(own[start : start + _AT_ONCE]) for start in starts])
+    parts = []
+    for start in starts:
+        parts.append(towers.encode_text(own[start : start + _AT_ONCE]))
+        progressed(title)
+    embedded = torch.cat(parts)
     return gather_rows(embedded.to(torch_device()))[: len(texts)].cpu()
 
 

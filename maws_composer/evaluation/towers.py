@@ -142,7 +142,7 @@ def load_towers(model: ImageText, device: torch.device, precision: str) -> Froze
     try:
         ours = ImageTextModel(None, build_text(model.text), embed, image_width=width)
         ours.load_state_dict({name: model.weights.read(name) for name in ours.state_dict()})
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (SourceError, ValueError, RuntimeError, KeyError) as error:
         message = f"{model.weights.address} does not fit the text tower {model.text.name}: {error}"
         raise ConfigError([Problem("text_tower", message)]) from error
     ours.eval().to(device)

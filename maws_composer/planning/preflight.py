@@ -7,14 +7,16 @@ from pathlib import Path
 import torch
 from composer.utils import dist
 
-from maws_composer.checkpoints.room import check_room, check_writable
+from maws_composer.checkpoints.room import check_room
 from maws_composer.config.build import build
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.index import missing_folder
 from maws_composer.data.preflight import check_data
+from maws_composer.data.scratch import free_abandoned
 from maws_composer.data.sources import evaluation_shards, training_shards
+from maws_composer.disks import check_writable
 from maws_composer.outages import OutageError, insist
 from maws_composer.planning.microbatch import memory_here
 from maws_composer.planning.plan import columns_of, memory_of, microbatch_size, workload_of
@@ -31,6 +33,7 @@ def preflight(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         ConfigError: with all problems at once.
         StorageError: object storage was away for longer than `storage_patience`, or until a notice came.
     """
+    free_abandoned(loaded.run.speed.scratch_folder, loaded.run.save_folder)
     insist(
         lambda: _look(loaded, world_size, nodes),
         "looking at the data and at save_folder",
@@ -60,7 +63,7 @@ def _look(loaded: LoadedRun, world_size: int, nodes: int) -> None:
         problems += check_room(loaded.run, workload_of(loaded.run).parameters.trainable, world_size, nodes)
         problems += check_callbacks(loaded.run)
     if problems:
-        raise ConfigError(loaded.locate(problems))
+        raise ConfigError(loaded.locate(list(dict.fromkeys(problems))))  # data and checkpoints may share a disk
 
 
 def check_image_size(run: Run) -> list[Problem]:

@@ -47,7 +47,7 @@ def _read(address: str, scratch: Path) -> RunData:
 def _copy(address: str, scratch: Path) -> None:
     from maws_composer.checkpoints.run_folder import open_path  # imports torch, which a local page does without
 
-    home = open_path(address)
+    home = open_path(address, "RUN")
     assert not isinstance(home, Path)
     names = [path.name for path in home.iterdir()] if home.exists() else []
     if FILE not in names:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 # gloo's errors have no class of their own, but begin with the line of its source: [/…/gloo/transport/tcp/pair.cc:534]
 _OF_GLOO = re.compile(r"(Gloo \w+ failed with )?\[(enforce fail at )?\S*/gloo/\S+\.\w+:\d+\]")
 
-ADVICE = "The same command goes on from the newest checkpoint, on whatever machines are left."
+ADVICE = "The same command goes on from what is saved, on whatever machines are left."
 
 
 def end_first(text: str) -> NoReturn:

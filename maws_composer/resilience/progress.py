@@ -22,7 +22,7 @@ class Progress:
         signs: how many there were.
         doing: the last thing that was heard of.
         waits: of those that have limits of their own, how many are under way.
-        has_stepped: a step of training has ended.
+        has_stepped: a step has ended, of training or, where that is all, of an evaluation.
     """
 
     signs: int = 0
@@ -55,10 +55,15 @@ def limited_wait(doing: str) -> Iterator[None]:
         progressed(f"after: {doing}")
 
 
+def stepped() -> None:
+    """Say that a step has ended: nothing compiles from here on, and the next sign comes soon."""
+    progress.has_stepped = True
+
+
 class ProgressOfTraining(Callback):
     """Every event of Composer's is a sign."""
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         progressed(f"{event.value} of batch {int(state.timestamp.batch)}")
         if event == Event.BATCH_END and not progress.has_stepped:
-            progress.has_stepped = True
+            stepped()

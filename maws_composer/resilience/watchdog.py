@@ -35,7 +35,7 @@ from maws_composer.resilience.preemption import PreemptedError
 from maws_composer.resilience.progress import progress
 from maws_composer.resilience.pulse import BEAT, Pulse, Sign, Unchanged, Verdict
 from maws_composer.resilience.settings import WatchdogSettings
-from maws_composer.resilience.stacks import dump, explain, place
+from maws_composer.resilience.stacks import StacksOfChildren, dump, explain, place
 from maws_composer.resilience.status import write_failure
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,10 @@ _LOCKED = 20.0  # seconds without Python's lock that are worth a note
 
 
 @contextmanager
-def watch_over(folder: RunFolder, settings: WatchdogSettings, history: RunHistory) -> Iterator[None]:
+def watch_over(folder: RunFolder, settings: WatchdogSettings, history: RunHistory | None = None) -> Iterator[None]:
     """While training and whatever belongs to it; what one rank raises ends the others too. A collective.
+
+    An evaluation is watched over likewise, and has no `history`, nor a status.
 
     Where all ranks leave by agreement, with PreemptedError or ConfigError, nothing has failed. A ConfigError of some
     ranks only ends all of them, with the same exit code as one of all.
@@ -76,14 +78,15 @@ class Watchdog:
     Args:
         folder: for stacks and the status.
         settings: what is too long.
-        history: for the status.
+        history: for the status. None: there is no status.
     """
 
-    def __init__(self, folder: RunFolder, settings: WatchdogSettings, history: RunHistory) -> None:
+    def __init__(self, folder: RunFolder, settings: WatchdogSettings, history: RunHistory | None) -> None:
         self._folder, self._settings, self._history = folder, settings, history
         self._stacks = folder.local / "stacks" / f"rank{dist.get_rank()}.txt"
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
         self._locked = self._stacks.with_suffix(".locked.txt").open("w")
+        self._of_workers = StacksOfChildren(self._stacks.with_suffix(".workers.txt"))  # before there are any
         faulthandler.enable()  # a crash in C shall say where it was
         self._pulse = Pulse()
         self._all: dict[int, Sign] = self._pulse.signs(range(self._pulse.world_size))
@@ -227,7 +230,7 @@ class Watchdog:
                 os.kill(self._all[rank].process, signal.SIGKILL)
         if verdict.by not in self._mates:
             self._tell_launcher(verdict, text)
-        if is_first:
+        if is_first and self._history is not None:
             with suppress(Exception):
                 write_failure(self._folder, text, self._history)
         self._let_others_read(verdict)
@@ -242,6 +245,7 @@ class Watchdog:
 
     def _say_where_it_hangs(self, text: str) -> str:
         dump(self._stacks)
+        self._of_workers.dump(_LAST_WORDS)
         text = f"{text}, stuck during: {progress.doing}; the stacks are in {self._stacks.parent}"
         with suppress(Exception):
             self._pulse.say_where(place())
@@ -267,7 +271,8 @@ class Watchdog:
         faulthandler.dump_traceback_later(_LOCKED, file=self._locked)
 
     def _remove_if_empty(self) -> None:
-        """The file of stacks for when this rank holds Python's lock for long."""
+        """The files of stacks for when this rank holds Python's lock for long, and of loader processes."""
+        self._of_workers.close()
         file = Path(self._locked.name)
         with suppress(OSError):
             if not file.stat().st_size:

@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from maws_composer.config.build import build_told
+from maws_composer.config.build import build_told, problems_of_told
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.own_text import is_own
 from maws_composer.models.text_tower import text_config
-from maws_composer.registry import lookup, register_exporter
+from maws_composer.registry import register_exporter
 from maws_composer.weights.dual_encoder import dual_encoder_config, has_tanh_pooler, to_dual_encoder
 from maws_composer.weights.files import SourceError, Weights, checkpoint_address, open_weights
 from maws_composer.weights.formats import hf_config, hf_preprocessor, timm_config, to_hf_vit
@@ -69,13 +69,11 @@ def export(source: str, to: str, out: Path, image_tower: str | None = None, assi
     Raises:
         ConfigError: nothing to export, or not in this format; no such exporter, or wrong arguments of it.
     """
-    if out.parts[0].endswith(":"):
-        raise ConfigError([Problem(str(out), "is in object storage; name a folder on this machine, and copy it there")])
-    if out.exists():
-        raise ConfigError([Problem(str(out), "exists already; name a new one")])
-    lookup("exporter", to)
+    problems = [*_problems_of_out(out), *_problems_of_exporter(to, assignments)]
     try:
         address = checkpoint_address(source) if to == "checkpoint" else open_model(source).address
+        if problems:
+            raise ConfigError(problems)
         with _whole(out) as partial:
             if to in IMAGE_TEXT_FORMATS and is_image_text(open_model(address)):
                 model = open_image_text(address, image_tower)
@@ -84,8 +82,21 @@ def export(source: str, to: str, out: Path, image_tower: str | None = None, assi
             else:
                 build_told("exporter", to, assignments, address, partial)
     except SourceError as error:
-        raise ConfigError([Problem("RUN", str(error))]) from error
+        raise ConfigError([*problems, Problem("RUN", str(error))]) from error
     return address
+
+
+def _problems_of_out(out: Path) -> list[Problem]:
+    if next(iter(out.parts), "").endswith(":"):
+        return [Problem(str(out), "is in object storage; name a folder on this machine, and copy it there")]
+    return [Problem(str(out), "exists already; name a new one")] if out.exists() else []
+
+
+def _problems_of_exporter(to: str, assignments: Sequence[str]) -> list[Problem]:
+    try:
+        return problems_of_told("exporter", to, assignments)
+    except ConfigError as error:  # there is none of that name
+        return error.problems
 
 
 @register_exporter("timm")

@@ -49,7 +49,7 @@ _SAFETENSORS_DTYPES = {
 }  # fmt: skip
 
 
-class SourceError(ValueError):
+class SourceError(Exception):
     """There are no weights at an address, or none that can be read."""
 
 

@@ -196,7 +196,12 @@ ON_THE_COMMAND_LINE = {
     "max_duration=4000sp": ("max_duration", "4000sp is less than one batch of 4096"),
     "base=other.yaml": ("base", "can be given in files only"),
     "seed": ("seed", "is not of the form key=value, such as data.train.remote=s3://b"),
-    "--seed=1": ("--seed=1", "is not of the form key=value, such as data.train.remote=s3://b"),
+    "--seed=1": ("--seed=1", "is an option, of which there is only --print; write seed=1"),
+    "--mask-ratio": ("--mask-ratio", "is an option, of which there is only --print; write model.mask_ratio=..."),
+    "--zzz=1": (
+        "--zzz=1",
+        "is an option, of which there is only --print; write key=value, such as data.train.remote=s3://b",
+    ),
     "optimizer.betas=[0.9": (
         "optimizer.betas",
         "'[0.9' is not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
@@ -208,6 +213,11 @@ ON_THE_COMMAND_LINE = {
 def test_a_mistake_on_the_command_line(override, mistakes):
     assert mistakes("", override) == [(*ON_THE_COMMAND_LINE[override], mistakes("", override)[0][2])]
     assert mistakes("", override)[0][2] in ("command line", "run.yaml, line 4")
+
+
+def test_an_option_with_its_value_is_one_mistake(mistakes):
+    said = "is an option, of which there is only --print; write speed.workers=3"
+    assert mistakes("", "--workers", "3", "seed=1") == [("--workers 3", said, "command line")]
 
 
 @pytest.mark.parametrize("key", ["stage", "model", "data", "global_train_batch_size", "max_duration"])

@@ -61,7 +61,8 @@ def test_a_run_is_told_what_its_data_records(
     assert (said in caplog.text) if said else not caplog.messages
     if said:
         share = enlarged_share(random_crop(run), (16, 12))
-        assert f"{share:.0%} of the crops of one of 16 x 12" in caplog.text and "shorter side of 18" in caplog.text
+        assert f"where one is 16 x 12, {share:.0%} of its crops have fewer than the 8 x 8 pixels" in caplog.text
+        assert "with a shorter side of 18, none would" in caplog.text
 
 
 def test_a_damaged_record_is_no_problem_of_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

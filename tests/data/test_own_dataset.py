@@ -192,7 +192,7 @@ class Odd(list):
 
 MADE: dict[str, tuple[Callable[[], Any], str]] = {
     "no __getitem__": (NoDataset, "made a NoDataset, which has no __getitem__; expected a map-style dataset"),
-    "empty": (list, "is empty"),
+    "empty": (list, "is empty; it was made with no arguments"),
     "an error": (fails, "cannot be made:\nTraceback (most recent call last):\n"),
     "no text": (lambda: Odd([1]), "fingerprint() returned 3; expected text"),
 }
@@ -214,6 +214,11 @@ def test_what_is_no_dataset_is_told_before_training(what: str, tmp_path: Path) -
         assert problems[0].message.endswith("OSError: no such disk") and "in fails" in problems[0].message
         first = problems[0].message.splitlines()[2]
         assert __file__ in first and first.endswith("in given")  # none of ours before it
+
+
+def test_an_empty_dataset_is_told_with_what_it_was_made_with(tmp_path: Path) -> None:
+    (problem,) = check_data(reader.settings(scenario(tmp_path, count=0)), 1, 1)
+    assert "is empty; it was made with " in problem.message and "count: 0" in problem.message
 
 
 def test_too_few_samples_for_an_epoch_are_told(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_a_disk_that_does_not_hold_the_cache_is_told(folder, tmp_path, monkeypat
     assert check(tmp_path, {"remote": str(folder), "local": str(cache)}) == []  # they are there already
 
 
+def test_a_cache_that_cannot_be_made_is_told(folder, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    said = f"{tmp_path}/link is a file, where a folder is needed; move it, or name another"
+    data = {"remote": str(folder), "local": f"{tmp_path}/link/cache"}
+    assert check(tmp_path, data) == [f"data.train.local: {said} data.train.local"]
+    assert check(tmp_path / "link", {"remote": str(folder)}) == [f"speed.scratch_folder: {said} speed.scratch_folder"]
+
+
 def test_a_cache_limit_that_would_fetch_shards_again_and_again_is_refused_with_one_that_works(tmp_path):
     folder = write_shards(tmp_path / "data", 400)
     data = {"remote": str(folder), "shuffle_block_size": 20}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from maws_composer.config.problems import ConfigError
 from maws_composer.data import scratch
+from maws_composer.data.guards import readable_size
 from tests.data import reader
 from tests.data.shards import write_shards
 from tests.processes import ROOT
@@ -43,6 +46,54 @@ def test_a_folder_in_use_is_refused_until_its_owner_is_dead(tmp_path):
         owner.wait()
     scratch.claim(tmp_path, "speed.scratch_folder", patience=5)
     scratch.claim(tmp_path, "speed.scratch_folder", patience=0)  # one's own folder is no obstacle
+
+
+def abandoned(folder: Path, machine: str | None = None) -> Path:
+    """A folder of a dataset whose run was killed, with a shard of 5 kB."""
+    (folder / "cache" / "train").mkdir(parents=True)
+    (folder / "cache" / "train" / "shard.00000.mds").write_bytes(b"x" * 5000)
+    (folder / ".lock").write_text(f"123\n{machine or scratch._machine()}\n")
+    return folder
+
+
+def folder_of(scratch_folder: Path, run: str, dataset: str = "train") -> Path:
+    return scratch.run_folder(str(scratch_folder), f"runs/{run}", dataset, ["s3://bucket/images"], 0)
+
+
+def test_what_runs_that_are_over_left_is_freed_and_nothing_else(tmp_path, caplog):
+    over, interrupted = abandoned(folder_of(tmp_path, "over")), abandoned(folder_of(tmp_path, "freed-before", "eval-2"))
+    interrupted.rename(interrupted.with_name(f"freed-{interrupted.name}"))
+    kept = {
+        abandoned(folder_of(tmp_path, "own", "eval-2")),
+        abandoned(folder_of(tmp_path, "elsewhere"), "another machine"),
+        abandoned(tmp_path / "data" / "pictures"),
+        alive := abandoned(folder_of(tmp_path, "alive")),
+    }
+    with (alive / ".lock").open() as held, caplog.at_level("INFO"):
+        fcntl.flock(held, fcntl.LOCK_EX)
+        scratch.free_abandoned(str(tmp_path), "runs/own")
+    assert set((tmp_path / "data").iterdir()) == kept
+    assert all((folder / "cache" / "train" / "shard.00000.mds").exists() for folder in kept)
+    (said,) = caplog.messages
+    lock = len(f"123\n{scratch._machine()}\n")
+    assert said == (
+        f"freed {readable_size(2 * (5000 + lock))} in {tmp_path}/data, left there by runs that are over: "
+        f"freed-{interrupted.name}, {over.name}"
+    )
+
+
+def test_a_lock_on_a_folder_that_is_freed_meanwhile_is_not_taken_for_one_of_the_new_folder(tmp_path):
+    folder = abandoned(folder_of(tmp_path, "over"))
+    with (folder / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=scratch.claim, args=(folder, "speed.scratch_folder"))
+        waiting.start()
+        time.sleep(0.5)
+        folder.rename(tmp_path / "freed")  # as `free_abandoned` does
+    waiting.join(10)
+    assert (folder / ".lock").read_text().split() == [str(os.getpid()), scratch._machine()]
+    with (folder / ".lock").open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_killed_run_starts_again_on_its_folder_and_only_its_own_shared_memory_is_removed(tmp_path):

@@ -34,7 +34,7 @@ from tests.docs.reading import Command, commands, snippets
 from tests.docs.registered import only_for_now
 from tests.docs.world import BUCKET, CLASSES, make_world
 from tests.processes import ROOT, free_port
-from tests.s3_server import S3Server, rclone
+from tests.s3_server import S3Server
 
 # how commands begin that are not run -> why
 NOT_HERE = {
@@ -102,14 +102,6 @@ def kind_of(command: Command) -> tuple[str, ...]:
     words = shlex.split(command.text, comments=True)
     choosing = ("-m", "streaming_conversion", "--to")
     return (*words[:2], *(word for option, word in pairwise(words) if option in choosing))
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if rclone() is None:
-        pytest.skip("rclone, of the extra `dev`, is not installed")
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maws_composer.cli import main
 from maws_composer.config.load import LoadedRun
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.problems import ConfigError
@@ -13,11 +14,20 @@ from tests.processes import ROOT
 
 PLUGIN = """
 import torch
-from maws_composer.registry import register_optimizer
+from maws_composer.registry import register_dataset, register_optimizer
 
 @register_optimizer("sgd_of_test")
 def sgd(groups: list[dict], /, momentum: float = 0.9) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, momentum=momentum)
+
+@register_optimizer("rmsprop_of_test")
+def rmsprop(groups: list[dict], /, eps: float = 1e-8, betas: tuple[float, float] = (0.5, 0.5)) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, eps=eps)
+
+for name in ("photos_of_test", "scans_of_test"):
+    @register_dataset(name)
+    class Pictures:
+        def __init__(self, folder: str = "pictures") -> None: ...
 """
 
 
@@ -57,6 +67,41 @@ def test_a_key_of_another_optimizer_that_is_given_at_the_command_line_is_told(fo
     with pytest.raises(ConfigError) as caught:
         load(folder, "", "optimizer.betas=[0.9, 0.999]", "optimizer.name=sgd_of_test")
     assert [problem.path for problem in caught.value.problems] == ["optimizer.betas"]
+
+
+def test_what_a_base_gives_to_another_optimizer_is_asked_for_where_this_one_takes_it_too(folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, "optimizer: {name: rmsprop_of_test}\n")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.where) == ("optimizer.betas", f"{folder}/mine.yaml, line 3")
+    assert problem.message.startswith("is given to adamw (") and "recipes/mae.yaml, line " in problem.message
+    told = load(folder, "optimizer: {name: rmsprop_of_test, betas: [0.8, 0.9]}\n").resolved["optimizer"]
+    assert told["betas"] == [0.8, 0.9]
+
+
+def test_another_dataset_at_the_command_line_does_not_lose_its_folder_silently(folder: Path) -> None:
+    dataset = "data: {train: {remote: null, dataset: {name: photos_of_test, folder: /photos}}}\n"
+    other = ("data.train.remote=null", "data.train.dataset.name=scans_of_test")
+    with pytest.raises(ConfigError) as caught:
+        load(folder, dataset, *other)
+    (problem,) = caught.value.problems
+    assert problem.path == "data.train.dataset.folder"
+    assert problem.message == (
+        f"is given to photos_of_test ({folder}/mine.yaml, line 3), and not handed on to scans_of_test, which takes it "
+        "too: give it again"
+    )
+    found = load(folder, dataset, *other, "data.train.dataset.folder=/scans").run.data.train.dataset
+    assert (found.name, found.folder) == ("scans_of_test", "/scans")
+
+
+def test_what_is_built_in_is_listed_beside_plugins(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    readers = "built in: folder, imagefolder, label, openmoji; see python -m streaming_conversion NAME --help"
+    assert listed["reader"].endswith(readers)
+    assert listed["importer"].endswith("built in: our runs and exports, timm, Hugging Face, MAE, MAWS")
+    assert main(["registry", "reader"]) == 0
+    assert readers in capsys.readouterr().out
 
 
 def test_of_a_dataset_that_is_not_there_nothing_more_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pkgutil
 from pathlib import Path
 
@@ -124,6 +125,18 @@ def test_every_algorithm_of_composer_is_allowed_or_refused_with_a_reason() -> No
             lookup("algorithm", name)
     with pytest.raises(ConfigError, match="'value' hides infinite gradients"):
         build(lookup("algorithm", "gradient_clipping"), {"clipping_threshold": 1.0, "clipping_type": "value"}, None)
+
+
+def test_stage_wsp_is_trained_and_evaluated_on_the_labels_of_their_dataset(runs: Runs) -> None:
+    model = ("model={}", "model.size=vit_micro", "model.image_size=24", "model.num_classes=3")
+    tagged = runs(
+        "tagged", f"code_paths=[{USER}]", *DATASET, "data.eval.dataset={name: my_images, count: 19}",
+        "eval_interval=3ba", "stage=wsp", *model, f"max_duration={3 * GLOBAL_BATCH}sp", "save_interval=3ba",
+    )  # fmt: skip
+    assert tagged.code == 0, tagged.output
+    assert tagged.losses[0] == pytest.approx(math.log(3), rel=1e-6)  # all classes are equally likely
+    assert 0 < tagged.steps[-1]["metrics/eval/loss"] < 2 * math.log(3)
+    assert 0 <= tagged.steps[-1]["metrics/eval/precision@1"] <= 1
 
 
 @pytest.mark.slow

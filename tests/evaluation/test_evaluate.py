@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -24,10 +28,12 @@ from maws_composer.evaluation.preflight import preflight
 from maws_composer.evaluation.settings import load_evaluation
 from maws_composer.evaluation.suite import build_evaluations
 from maws_composer.models.sizes import SIZES
+from maws_composer.outages import StorageError
 from maws_composer.stages.pixels import normalize
 from tests.evaluation.labelled import write_labelled
 from tests.processes import ROOT, free_port
-from tests.runs import Runs
+from tests.runs import Runs, kill_session, ranks, wait_until
+from tests.s3_server import S3Server, rclone
 from tests.weights.saved import classifier, save_wsp_run
 
 TRAIN, TEST = 90, 43  # neither is a multiple of a batch of 8, on one process or two
@@ -58,13 +64,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 
 
 def evaluate(folder: Path, *overrides: str, processes: int | None = None) -> subprocess.CompletedProcess[str]:
+    command, environment = command_of(folder, *overrides, processes=processes)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def command_of(folder: Path, *overrides: str, processes: int | None = None) -> tuple[list[str], dict[str, str]]:
+    """What starts evaluate.py, and its environment."""
     launcher = [sys.executable]
     if processes:
         launcher = [str(Path(sys.executable).parent / "composer"), "-n", str(processes), "--master_port"]
         launcher.append(str(free_port()))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launcher, "evaluate.py", str(folder / "eval.yaml"), *overrides]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    return [*launcher, "evaluate.py", str(folder / "eval.yaml"), *overrides], environment
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +142,64 @@ def test_a_run_of_stage_wsp_is_evaluated_by_the_class_token_that_its_head_reads(
     pixels = [resize_and_crop(decode(samples[i]["image"], 10_000), 24) for i in range(TEST)]
     expected = tagger.encoder.forward_features(normalize(torch.stack(pixels)))[:, 0]
     assert_allclose(features(tmp_path / "evaluated", "test")["values"], expected, atol=1e-5)
+
+
+SLEEPS = """
+import time
+from pathlib import Path
+
+from maws_composer.registry import register_evaluation
+
+@register_evaluation("sleep")
+class Sleep:
+    def __init__(self, began: str) -> None:
+        self.began = Path(began)
+
+    def __call__(self, train, test):
+        self.began.touch()
+        time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_falls_silent_ends_the_evaluation_on_all(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "sleep.py").write_text(SLEEPS)
+    began, log = tmp_path / "began", tmp_path / "log"
+    command, environment = command_of(
+        folder, f"save_folder={tmp_path}/evaluated", f"code_paths=[{tmp_path}/sleep.py]", "watchdog.silence=6",
+        "watchdog.limit=2", f"evaluations.sleep.began={began}", processes=2,
+    )  # fmt: skip
+    with log.open("w") as output:
+        launcher = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            wait_until(began.exists, launcher, timeout=120)
+            time.sleep(4)  # an evaluation may take longer than `limit`
+            assert launcher.poll() is None
+            os.kill(ranks(launcher.pid)[1], signal.SIGSTOP)
+            assert launcher.wait(60) != 0
+        finally:
+            kill_session(launcher.pid)
+    assert "rank 1 (process " in log.read_text() and "has not been heard of for 6 s" in log.read_text()
+
+
+@pytest.mark.skipif(rclone() is None, reason="rclone, of the extra `dev`, is not installed")
+def test_storage_that_is_away_is_waited_for(folder: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    with S3Server(tmp_path / "s3") as server:
+        for name, value in {**server.environment, "AWS_MAX_ATTEMPTS": "1"}.items():
+            monkeypatch.setenv(name, value)
+        shutil.copytree(folder / "mae", server.bucket("bucket") / "mae")
+        server.stop()
+        remote = ("weights=s3://bucket/mae", f"save_folder={tmp_path}/evaluated")
+        with pytest.raises(StorageError, match=r"weights: .*s3://bucket/mae"):
+            preflight(load_evaluation(folder / "eval.yaml", [*remote, "storage_patience=0.1"]))
+        back = threading.Timer(1.5, server.start)
+        back.start()
+        preflight(load_evaluation(folder / "eval.yaml", remote))
+        back.join()
+    assert "looking at the weights and the data: weights: s3://bucket/mae" in caplog.text
+    assert "trying again" in caplog.text
 
 
 def problems_of(config: Path, *overrides: str) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
-from maws_composer.resilience.stacks import explain
+from maws_composer.resilience.stacks import StacksOfChildren, explain
 from tests.runs import Finished, Runs, steps_done
 from tests.s3_server import S3Server, rclone
 
@@ -90,7 +93,8 @@ def test_a_rank_that_dies_is_missed_by_those_that_do_not_wait_for_it(runs: Runs)
 
 def test_a_hang_is_told_with_the_stacks_of_all_ranks_and_the_rank_that_hangs(runs: Runs) -> None:
     hanging = ("code_paths=[tests/plugins]", "callbacks.sleep_at.batch=6", "callbacks.sleep_at.seconds=1000")
-    cut = runs("cut", *hanging, "callbacks.sleep_at.rank=1", "watchdog.limit=6", processes=2)
+    hanging += ("callbacks.sleep_at.rank=1", "watchdog.limit=6", "speed.workers=1")
+    cut = runs("cut", *hanging, processes=2)
     assert cut.code != 0
     assert (cut.status["state"], cut.status["batch"]) == ("failed", 6)
     reason = cut.status["reason"]
@@ -99,6 +103,34 @@ def test_a_hang_is_told_with_the_stacks_of_all_ranks_and_the_rank_that_hangs(run
     waiting, sleeping = ((cut.folder / "stacks" / f"rank{rank}.txt").read_text() for rank in (0, 1))
     assert "in all_reduce" in waiting and "sleep_at.py" not in waiting
     assert "sleep_at.py" in sleeping and "in all_reduce" not in sleeping
+    for rank in (0, 1):
+        assert "in _worker_loop" in (cut.folder / "stacks" / f"rank{rank}.workers.txt").read_text()
+
+
+def _wait(began: Event) -> None:
+    began.set()
+    time.sleep(60)
+
+
+def test_processes_that_a_rank_forks_write_their_stacks_and_programs_that_it_starts_live_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    stacks, began = StacksOfChildren(tmp_path / "rank0.workers.txt"), context.Event()
+    forked = context.Process(target=_wait, args=(began,))
+    forked.start()
+    program = subprocess.Popen(["sleep", "60"])
+    try:
+        assert began.wait(10)
+        stacks.dump(patience=5)
+        assert forked.is_alive() and program.poll() is None
+    finally:
+        stacks.close()
+        forked.kill()
+        forked.join()
+        program.kill()
+        program.wait()
+    written = (tmp_path / "rank0.workers.txt").read_text()
+    assert written.startswith(f"\nprocess {forked.pid}:\n") and "in _wait\n" in written
+    assert f"process {program.pid}:" not in written
 
 
 @pytest.mark.slow

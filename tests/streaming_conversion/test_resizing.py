@@ -57,7 +57,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_larger_pictures_are_pillows_own_resizing_and_smaller_ones_their_own_bytes(folder: Path) -> None:
+def test_larger_pictures_are_pillows_own_resizing_and_smaller_ones_their_own_bytes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     photograph((400, 300)).save(folder / "wide.jpg", quality=92)
     photograph((300, 401)).save(folder / "tall.png")
     photograph((SIDE, 500)).save(folder / "narrow.jpg")
@@ -68,6 +70,8 @@ def test_larger_pictures_are_pillows_own_resizing_and_smaller_ones_their_own_byt
         assert opened(stored[name]).size == size and np.array_equal(opened(stored[name]), expected)
     for name in ("narrow.jpg", "small.webp"):
         assert stored[name] == (folder / name).read_bytes()
+    assert "4 images, 2 of them resized, " in capsys.readouterr().out
+    assert dataset_file(folder.parent / "photos-mds").counts["resized"] == 2
 
 
 def test_a_resized_picture_is_shown_as_upright_and_trained_on_as_before(folder: Path) -> None:

@@ -133,6 +133,10 @@ def test_nothing_is_replaced_and_nothing_half_written_stays(tmp_path: Path, caps
     assert "OUT  with --to maws, expected a file such as encoder.pt" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--to", "timm", str(tmp_path / "out")]) == 2
     assert f"RUN  there is no run, checkpoint or weights at {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "nowhere"), "--to", "tim", str(tmp_path / "there")]) == 2
+    said = capsys.readouterr().err
+    assert "3 problems" in said and "exists already" in said and "there is no run" in said
+    assert "unknown exporter 'tim'; nearest is timm" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
 
 
