@@ -13,6 +13,7 @@ from tests.s3_server import S3Server
 
 SAMPLES, BATCH, CANONICAL = 480, 24, 8
 CUT = 10  # of 20 batches
+PATIENCE = 300  # seconds: four processes side by side are slow on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def written(s3: S3Server) -> Path:
 def start(s3: S3Server, scratch: Path, world_size: int, nodes: int, **scenario: Any) -> list[reader.Rank]:
     train = {"remote": "s3://nodes/train", "num_canonical_nodes": CANONICAL, "shuffle_block_size": 24}
     scenario |= {"train": train, "batch": BATCH, "predownload": 12, "scratch": str(scratch)}
+    scenario["loader_timeout"] = PATIENCE
     return reader.start([scenario], world_size, nodes, environment=s3.environment)
 
 
@@ -46,9 +48,10 @@ def caches(scratch: Path) -> list[dict[str, int]]:
     return [{file.name: file.stat().st_mtime_ns for file in folder.rglob("*.mds")} for folder in folders]
 
 
+@pytest.mark.timeout(3 * PATIENCE)
 def test_nodes_download_their_share_and_after_a_loss_of_half_of_them_only_what_is_ahead(s3, written, tmp_path):
     shards = len(index_of(written)["shards"])
-    (results,) = reader.collect(start(s3, tmp_path / "whole", world_size=4, nodes=4))
+    (results,) = reader.collect(start(s3, tmp_path / "whole", world_size=4, nodes=4), PATIENCE)
     by_node = rows_by_node(results, 4)
     whole = sorted(row for rows in by_node for row in rows)
     assert sorted(int(row[4]) for row in whole) == list(range(SAMPLES))
@@ -57,13 +60,14 @@ def test_nodes_download_their_share_and_after_a_loss_of_half_of_them_only_what_i
     # A part of a canonical node begins and ends within a shard, which its neighbour reads too.
     assert all(len(cache) <= shards // 4 + CANONICAL // 4 for cache in share)
 
-    (results,) = reader.collect_and_kill(start(s3, tmp_path / "cut", 4, 4, batches=CUT, stays=True))
+    (results,) = reader.collect_and_kill(start(s3, tmp_path / "cut", 4, 4, batches=CUT, stays=True), PATIENCE)
     first = [row for rows in rows_by_node(results, 4) for row in rows]
     assert len(first) == CUT * BATCH
     before = caches(tmp_path / "cut")
     assert all(set(cut) < set(all_of_it) for cut, all_of_it in zip(before, share, strict=True))
 
-    (results,) = reader.collect(start(s3, tmp_path / "cut", world_size=4, nodes=2, resume=results[0]["state"]))
+    resume = results[0]["state"]
+    (results,) = reader.collect(start(s3, tmp_path / "cut", world_size=4, nodes=2, resume=resume), PATIENCE)
     by_node = rows_by_node(results, 2)
     assert sorted(first + [row for rows in by_node for row in rows]) == whole
     after = caches(tmp_path / "cut")
