@@ -35,7 +35,16 @@ from streaming.base.world import World
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.column_reader import ColumnReader
 from maws_composer.data.columns import DATASET_FILE
-from maws_composer.data.index import INDEX, Index, column_problems, hash_problems, parse_index, reason, with_groups
+from maws_composer.data.index import (
+    INDEX,
+    Index,
+    column_problems,
+    forget_parsed,
+    hash_problems,
+    parse_index,
+    reason,
+    with_groups,
+)
 from maws_composer.data.settings import Source
 from maws_composer.data.shard_readers import ShardSize
 from maws_composer.data.sources import Shards
@@ -171,6 +180,7 @@ class DataStream(Stream):
         if self.source.is_cached:
             self._keep_index(path)
         index.save(self.index_folder)
+        forget_parsed(self.source)
 
     def _download_index(self) -> Path:
         new = Path(self.local, INDEX + ".new")

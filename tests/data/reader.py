@@ -26,6 +26,7 @@ from maws_composer.parallel.leave import leave_process_group
 from tests.processes import free_port, rank_environment
 
 SIZE = 8
+READ = ".read"  # beside the output of a rank that stays when it has read
 
 
 def settings(scenario: dict[str, Any]) -> Any:
@@ -182,6 +183,26 @@ def collect(ranks: list[Rank], timeout: float = 120) -> list[list[dict[str, Any]
             process.join()
     texts = [rank.output.read_text() for rank in ranks]
     assert all(process.exitcode == 0 for process in processes), "\n\n".join(text[-6000:] for text in texts)
+    return _results(texts)
+
+
+def collect_and_kill(ranks: list[Rank], timeout: float = 120) -> list[list[dict[str, Any]]]:
+    """As `collect`, of ranks that stay: once all of them have read, they are killed, whatever they are doing."""
+    give_up = time.monotonic() + timeout
+    try:
+        while not all(rank.output.with_suffix(READ).exists() for rank in ranks):
+            assert all(rank.process.is_alive() for rank in ranks) and time.monotonic() < give_up, "\n\n".join(
+                rank.output.read_text()[-6000:] for rank in ranks
+            )
+            time.sleep(0.05)
+    finally:
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.join()
+    return _results([rank.output.read_text() for rank in ranks])
+
+
+def _results(texts: list[str]) -> list[list[dict[str, Any]]]:
     outputs = [json.loads(text.splitlines()[-1]) for text in texts]
     for output, text in zip(outputs, texts, strict=True):
         output[0]["log"] = text
@@ -207,6 +228,9 @@ def _rank(scenarios: list[dict[str, Any]], variables: dict[str, str], output: Pa
     results = [read(scenario) for scenario in scenarios]
     sys.stderr.flush()
     print("\n" + json.dumps(results), flush=True)
+    if scenarios[-1].get("stays"):
+        output.with_suffix(READ).touch()
+        signal.pause()
     if dist.is_initialized():
         leave_process_group()
     threading._shutdown()  # as a Python of its own ends

@@ -61,6 +61,18 @@ def test_a_cut_off_index_is_no_json(damage):
         parse_index(damage, SOURCE)
 
 
+def test_a_process_checks_a_text_once_until_its_index_is_saved(folder, tmp_path):
+    text = (folder / "index.json").read_bytes()
+    source = Shards("data.train", "train", None, str(folder))
+    first = parse_index(text, source)
+    assert parse_index(bytes(bytearray(text)), source) is first
+    changed = parse_index(text.replace(b'"samples": 12', b'"samples": 11', 1), source)
+    assert changed.sizes[0] == first.sizes[0] - 1 and changed.digest != first.digest
+    again = parse_index(text, source)
+    DataStream(source, tmp_path, {"id": "id"}, TrainData(local=str(folder))).fetch_index()
+    assert parse_index(text, source) is not again
+
+
 def test_what_the_leader_saved_is_what_it_read(folder, tmp_path):
     read = parse_index((folder / "index.json").read_bytes(), SOURCE)
     read.save(tmp_path)
