@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from maws_composer.planning.memory import BYTES_PER_GATHERED, BYTES_PER_GRADIENT
+from maws_composer.planning.blocks import BYTES_PER_GATHERED
+from maws_composer.planning.step import BYTES_PER_GRADIENT
 from maws_composer.planning.workload import Workload
 
 

@@ -34,9 +34,22 @@ def kept_by_callbacks(run: Run) -> int:
 
 def memory_of(run: Run, workload: Workload, world_size: int, microbatch: int) -> MemoryEstimate:
     """Memory per GPU of this run on `world_size` GPUs."""
-    _, shard = sharding_degrees(world_size, run.speed.sharding.shard)
-    checkpointing, kept = run.speed.activation_checkpointing, kept_by_callbacks(run)
-    return estimate_memory(workload, run.precision, microbatch, shard, checkpointing, kept)
+    replicate, shard = sharding_degrees(world_size, run.speed.sharding.shard)
+    return estimate_memory(
+        workload,
+        run.precision,
+        microbatch,
+        shard,
+        run.speed.activation_checkpointing,
+        kept_by_callbacks(run),
+        passes=passes_of(run, world_size, microbatch),
+        replicate=replicate,
+    )
+
+
+def passes_of(run: Run, world_size: int, microbatch: int) -> int:
+    """Microbatches of a step."""
+    return -(-(run.global_train_batch_size // world_size) // microbatch)
 
 
 def microbatch_size(run: Run, workload: Workload, world_size: int, memory: float) -> int:
