@@ -100,9 +100,9 @@ class Blocks:
 
     @property
     def passing(self) -> Numbers:
-        """What goes through a block that keeps nothing, where it is most: x, the residual, norm2's output, GELU's two
-        sides."""
-        return Numbers(3 * self.channels, 8 * self.channels)
+        """What goes through a block that keeps nothing, where it is most: GELU's two sides, what norm2 made, the
+        residual, the block's input, and the first block's, which its caller holds."""
+        return Numbers(4 * self.channels, 8 * self.channels)
 
     @property
     def left_behind(self) -> Numbers:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _WIDTH = 44  # of a column
 _PARTS = {
     "weights": "#2f7ed8", "gradients": "#e8702a", "moments": "#2a9d5c", "callbacks": "#3fb6b8",
-    "gathered": "#b45fc4", "activations": "#c9a227", "overhead": "#808080",
+    "metrics": "#8c6d46", "gathered": "#b45fc4", "activations": "#c9a227", "overhead": "#808080",
 }  # fmt: skip
 
 
@@ -98,7 +98,10 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
     yield "time", f"{_duration(forecast.seconds)} = {forecast.gpu_hours:,.0f} GPU-hours"
     yield "cost", _cost(forecast)
     yield "a step", f"{forecast.seconds / forecast.steps * 1e3:,.0f} ms"
-    yield "images/s", f"{forecast.images_per_second:,.0f} in all, {forecast.images_per_second / cluster.gpus:,.0f} per GPU"
+    yield (
+        "images/s",
+        f"{forecast.images_per_second:,.0f} in all, {forecast.images_per_second / cluster.gpus:,.0f} per GPU",
+    )
     yield "reading", _reading(forecast)
     yield (
         "memory per GPU",

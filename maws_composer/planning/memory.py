@@ -23,6 +23,7 @@ class MemoryEstimate:
         when: that moment, to be read behind "most".
         weights, gradients, moments: this GPU's shards; gradients as far as they are there at that moment.
         callbacks: what callbacks keep of the parameters, such as a moving average, of this GPU's shards.
+        metrics: of evaluations, which lie there while training, too.
         gathered: whole parameters, and whole gradients that are not reduced yet.
         activations: the batch, what is kept for the backward pass, and what is being computed.
         kept: of them, what the whole forward pass keeps; computed again is not kept.
@@ -33,6 +34,7 @@ class MemoryEstimate:
     gradients: float
     moments: float
     callbacks: float
+    metrics: float
     gathered: float
     activations: float
     kept: float
@@ -40,7 +42,8 @@ class MemoryEstimate:
     @property
     def tensors(self) -> float:
         """All of them."""
-        return self.weights + self.gradients + self.moments + self.callbacks + self.gathered + self.activations
+        there_always = self.weights + self.moments + self.callbacks + self.metrics
+        return there_always + self.gradients + self.gathered + self.activations
 
     @property
     def overhead(self) -> float:
@@ -88,6 +91,7 @@ def estimate_memory(
         gradients=most.gradients,
         moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
         callbacks=parameters.trainable * kept_by_callbacks / shard,
+        metrics=workload.surroundings.metrics_bytes,
         gathered=most.gathered,
         activations=most.activations,
         kept=step.kept,

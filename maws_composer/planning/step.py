@@ -65,13 +65,14 @@ class Step:
 
     def moments(self) -> Iterator[Moment]:
         """In the order of the step; those that cannot be the largest are left out."""
-        inputs = self._bytes(self.workload.surroundings.embedded) + self._batch
+        held = self._batch + self._bytes(self.workload.surroundings.outputs)
+        last = held + self._bytes(self.workload.surroundings.embedded)
         yield Moment("when the step begins", 2 * self._outside, self._earlier_gradients, self._batch)
         yield from self._locked_blocks()
         yield self._loss()
         yield from self._backward()
-        yield Moment("when the last gradients are reduced", self._last_reduced, self._gradients_of_blocks, inputs)
-        yield Moment("in the optimizer's step", 0.0, self._gradients, self._batch)
+        yield Moment("when the last gradients are reduced", self._last_reduced, self._gradients_of_blocks, last)
+        yield Moment("in the optimizer's step", 0.0, self._gradients, held)
 
     @cached_property
     def kept(self) -> float:
@@ -81,7 +82,7 @@ class Step:
         )
 
     def _locked_blocks(self) -> Iterator[Moment]:
-        """They are over before anything is kept. Beside weights that are computed with, those that came are not free."""
+        """Over before anything is kept. What was gathered is there twice: as it came, and as it is computed with."""
         for stack in self.workload.stacks:
             if stack.is_locked:
                 gathered = self._outside + 2 * stack.parameters_per_block * self._per_weight
@@ -89,10 +90,11 @@ class Step:
                 yield Moment("in the locked blocks", gathered, self._earlier_gradients, self._batch + passing)
 
     def _loss(self) -> Moment:
-        """All activations are there; and of weights outside of blocks, copies in bf16, and the last block's on its way."""
+        """All activations are there, copies in bf16 of weights behind the blocks, and the last block's on their way."""
         copies = 2 * self._behind_blocks if self.precision == "amp_bf16" else 0
         gathered = self._outside + copies + self._still_gathered(len(self._blocks)) + self._arriving(len(self._blocks))
-        activations = self._batch + self.kept + self._bytes(self.workload.surroundings.loss) + self._pairs
+        surroundings = self.workload.surroundings
+        activations = self._batch + self.kept + self._bytes(surroundings.outputs + surroundings.loss) + self._pairs
         return Moment("at the loss", gathered, self._earlier_gradients, activations)
 
     def _backward(self) -> Iterator[Moment]:
@@ -100,7 +102,8 @@ class Step:
 
         Beside it the next block's weights are on their way, and the gradients of the one before are being reduced.
         """
-        activations, reduced, done = self._batch + self.kept, 0, 0.0
+        activations = self._batch + self._bytes(self.workload.surroundings.outputs) + self.kept
+        reduced, done = 0, 0.0
         outside = self._outside + BYTES_PER_GRADIENT * self._behind_blocks
         for number, block in reversed([*enumerate(self._blocks)]):
             when = f"in the backward pass of block {number + 1} of {len(self._blocks)}"

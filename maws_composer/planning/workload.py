@@ -25,18 +25,22 @@ class Surroundings:
     Attributes:
         sample_bytes: of a sample in the batch, on the device.
         embedded: numbers that the embedding keeps for its backward pass.
-        loss: numbers at the loss or in its backward pass, where they are most.
+        outputs: numbers of what the forward pass returns. The trainer holds them until the next ones.
+        loss: further numbers at the loss or in its backward pass, where they are most.
         embedding_parameters: trained ones in front of the blocks, whose gradients come last.
         single_rows: parameters in tensors of one row, such as positions. FSDP2 shards rows: it gathers such a tensor
             as often as there are shards.
+        metrics_bytes: that evaluations count in, which lie on the device all the time.
         pairs_width: of the embeddings of a loss over all pairs of the batch. None: each image has a loss of its own.
     """
 
     sample_bytes: int
     embedded: Numbers
+    outputs: Numbers
     loss: Numbers
     embedding_parameters: int
     single_rows: int
+    metrics_bytes: int = 0
     pairs_width: int | None = None
 
 
@@ -112,20 +116,26 @@ def mae_workload(size: ViTSize, image_size: int, mask_ratio: float, decoder: Dec
         Surroundings(
             sample_bytes=pixels,
             embedded=Numbers(computed=visible * size.patch_values),
-            # The prediction; and of its error's square in the backward pass the error, the incoming gradient, two
-            # products and the result. In the forward pass as many: images, patches, centered, normalized, prediction.
-            loss=Numbers(fp32=5 * pixels, computed=pixels),
+            outputs=Numbers(computed=pixels + size.patch_values),
+            # Of the error's square in the backward pass the error, the incoming gradient, two products and the result.
+            # In the forward pass as many: images, patches, centered, normalized, and the prediction in fp32.
+            loss=Numbers(fp32=5 * pixels),
             embedding_parameters=(size.patch_values + 2) * size.width,
             single_rows=(patches + 2) * (size.width + decoder.width),
         ),
     )
 
 
-def wsp_workload(size: ViTSize, num_classes: int, image_size: int, fixed_positions: bool, qk_norm: bool) -> Workload:
+def wsp_workload(
+    size: ViTSize,
+    num_classes: int,
+    image_size: int,
+    fixed_positions: bool,
+    qk_norm: bool,
+    metrics_bytes: int = 0,
+) -> Workload:
     """Blocks on all patches and the class token, then the head."""
-    parameters = classifier_parameters(
-        size, num_classes, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm
-    )
+    parameters = classifier_parameters(size, num_classes, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm)
     patches = size.patches(image_size)
     positions = (patches + 1) * size.width
     return Workload(
@@ -135,9 +145,11 @@ def wsp_workload(size: ViTSize, num_classes: int, image_size: int, fixed_positio
         Surroundings(
             sample_bytes=patches * size.patch_values,
             embedded=Numbers(computed=patches * size.patch_values),
-            loss=Numbers(num_classes, num_classes, 2 * num_classes),  # logits, also in fp32; their softmax
+            outputs=Numbers(computed=num_classes),
+            loss=Numbers(fp32=num_classes, cast=2 * num_classes),  # softmax of logits, and these in fp32
             embedding_parameters=(size.patch_values + 2) * size.width + positions - parameters.fixed,
             single_rows=positions + size.width,
+            metrics_bytes=metrics_bytes,
         ),
     )
 
@@ -177,7 +189,8 @@ def lit_workload(
             sample_bytes=(4 * size.width if image_embeddings else pixels) + 16 * text.blocks.tokens,  # ids, mask
             # what the norm of text embeddings reads; of images nothing where their tower is locked
             embedded=Numbers(fp32=text.blocks.channels, computed=0 if lock_image_tower else pixels),
-            loss=Numbers(fp32=8 * embed_dim),  # both embeddings, their lengths, and the gradients of these
+            outputs=Numbers(fp32=2 * embed_dim),
+            loss=Numbers(fp32=6 * embed_dim),  # both embeddings before they had unit length, and gradients
             embedding_parameters=outside_texts + outside_images * (not lock_image_tower),
             single_rows=0 if image_embeddings else (patches + 2) * size.width,
             pairs_width=embed_dim,

@@ -19,6 +19,8 @@ from maws_composer.planning.plan import memory_of, workload_of
 from tests.processes import ROOT
 from tests.text_towers import write_text_tower
 
+slow = pytest.mark.slow
+
 
 def recipe(name: str, *given: str) -> Run:
     return load_with_ours(ROOT / "yamls" / f"{name}.yaml", ["data.train.remote=s3://b/x", *given]).run
@@ -29,9 +31,9 @@ def recipe(name: str, *given: str) -> Run:
     [
         ("mae_vitb", 8, []),  # one group of shards in one node
         ("wsp_vitb", 16, []),  # replicas on two nodes, two passes a step
-        ("wsp_vitb", 4, ["speed.sharding.shard=2"]),  # replicas in one node
-        ("mae_vitb", 16, ["speed.sharding.shard=16", "precision=fp32"]),  # shards on two nodes
-        ("mae_vitb", 8, ["speed.activation_checkpointing=all"]),
+        pytest.param("wsp_vitb", 4, ["speed.sharding.shard=2"], marks=slow),  # replicas in one node
+        pytest.param("mae_vitb", 16, ["speed.sharding.shard=16", "precision=fp32"], marks=slow),  # shards on two nodes
+        pytest.param("mae_vitb", 8, ["speed.activation_checkpointing=all"], marks=slow),
     ],
 )
 def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: int, given: list[str]) -> None:

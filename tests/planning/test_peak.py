@@ -41,7 +41,7 @@ def off(run: Run, gpus: int, microbatch: int) -> float:
     ("gpus", "microbatch", "given"),
     [
         (8, 64, [NONE, "precision=amp_bf16"]),
-        (1, 4, [ALL, "precision=fp32"]),
+        pytest.param(1, 4, [ALL, "precision=fp32"], marks=slow),
         *(
             pytest.param(gpus, microbatch, [checkpointing, f"precision={precision}"], marks=slow)
             for gpus in (1, 16)

@@ -26,7 +26,7 @@ def given(stage: str, checkpointing: str, side: int = 96) -> list[str]:
 def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str) -> None:
     run = load(stage, tmp_path, *given(stage, checkpointing))
     planned, peak = memory_of(run, workload_of(run), 1, BATCH), peak_of_a_step(run, BATCH)
-    assert planned.tensors == pytest.approx(sum(peak), rel=0.1)
+    assert planned.tensors - planned.metrics == pytest.approx(sum(peak), rel=0.1)  # metrics are in nobody's step
 
 
 @pytest.mark.slow
@@ -37,4 +37,4 @@ def test_so_does_a_step_of_each_of_two_ranks(tmp_path: Path, stage: str, checkpo
     run = load(stage, tmp_path, *keys)
     planned = memory_of(run, workload_of(run), 2, BATCH // 2)
     for rank in run_ranks(RANKS, [stage, BATCH // 2, keys], world_size=2):
-        assert planned.tensors == pytest.approx(sum(Peak(**rank)), rel=0.1)
+        assert planned.tensors - planned.metrics == pytest.approx(sum(Peak(**rank)), rel=0.1)
