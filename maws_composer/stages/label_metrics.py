@@ -35,7 +35,7 @@ def class_range(third: str | None, num_classes: int) -> tuple[int, int]:
 
 
 def bytes_of_bins(num_classes: int) -> int:
-    """Of `BinnedMeanAveragePrecision`: two counts in int32 of each class and bin, and the zeros that they begin with."""
+    """Of `BinnedMeanAveragePrecision`: two counts in int32 of each class and bin, and the zeros they begin with."""
     return 2 * 2 * 4 * _BINS * num_classes
 
 
