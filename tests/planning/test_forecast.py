@@ -124,6 +124,17 @@ def test_a_price_without_an_amount_is_refused(price: str) -> None:
         option_types.price(price)
 
 
+def test_of_an_unknown_gpu_is_said_which_are_known() -> None:
+    with pytest.raises(ArgumentTypeError, match="nothing is known of a GPU called 'MI300'; there are a100, "):
+        option_types.gpu("MI300")
+    assert option_types.gpu("H100") == "h100"
+
+
+def test_gpus_that_do_not_fill_nodes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(ROOT / "yamls" / "mae_vitb.yaml"), "--gpus", "12"]) == 2
+    assert "12 do not fill nodes of 8; use 8 or 16, or say --gpus-per-node" in capsys.readouterr().err
+
+
 def test_what_is_wrong_with_each_of_several_runs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     configs = [str(ROOT / "yamls" / name) for name in ("mae_vitb.yaml", "quickstart/mae.yaml", "mae_vitl.yaml")]
     assert main(["plan", *configs, "--gpus", "2"]) == 2

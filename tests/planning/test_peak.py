@@ -16,7 +16,7 @@ from tests.text_towers import write_text_tower
 
 SMALL = {
     "mae": ["model.size=vit_micro", "model.image_size=96", "model.decoder={width: 64, depth: 3, heads: 4}"],
-    "wsp": ["model.size=vit_micro", "model.image_size=96", "model.num_classes=2000"],
+    "wsp": ["model.size=vit_micro", "model.image_size=96", "model.num_classes=300"],
     "lit": ["model.size=vit_micro", "model.image_size=96", "model.embed_dim=64", "model.text.context_length=40"],
 }
 NONE, ALL, SOME = (f"speed.activation_checkpointing={which}" for which in ("none", "all", "2"))
