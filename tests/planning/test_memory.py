@@ -56,7 +56,8 @@ def test_activations_are_those_that_autograd_keeps(size: ViTSize, decoder: Decod
     images = 4
     workload = mae_workload(size, image_size, 0.75, decoder, qk_norm=False)
     estimate = estimate_memory(workload, "fp32", images, 1, "none").kept
-    assert estimate == pytest.approx(kept_by_autograd(size, decoder, image_size, images), rel=0.05)
+    error = 4 * 3 * image_size**2 * images  # kept for the loss's own backward pass, when blocks have not begun theirs
+    assert estimate == pytest.approx(kept_by_autograd(size, decoder, image_size, images) - error, rel=0.05)
 
 
 def test_states_are_sixteen_bytes_per_trained_parameter_over_the_shards() -> None:
