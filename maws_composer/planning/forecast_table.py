@@ -133,7 +133,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
 
 def _memory_rows(memory: MemoryEstimate) -> Iterable[tuple[str, str]]:
     for part in _PARTS:
-        yield f"  {part}", f"{getattr(memory, part) / 1e9:.1f} GB"
+        yield f"  {part}", f"{getattr(memory, part) / 1e9:,.2f} GB"
 
 
 def _recomputed(forecast: Forecast) -> str:
