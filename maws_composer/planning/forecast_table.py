@@ -108,7 +108,7 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
             f"{forecast.largest_microbatch} would fit"
         ),
     )
-    yield "sharding", f"{forecast.replicate} replicas x {forecast.shard} shards"
+    yield "sharding", f"{forecast.replicate} replicas x {forecast.shard} shards; {run.speed.sharding.log_line}"
     yield "communication", _communication(forecast)
     yield (
         "a checkpoint",

@@ -32,7 +32,7 @@ class MemoryEstimate:
     Attributes:
         weights, gradients, moments: this GPU's shards.
         callbacks: what callbacks keep of the parameters, such as a moving average, of this GPU's shards.
-        gathered: whole parameters and gradients of the blocks that are being computed.
+        gathered: whole parameters of the blocks that are being computed, or of all, and gradients of one.
         activations: what is kept for the backward pass.
     """
 
@@ -70,6 +70,8 @@ def estimate_memory(
     shard: int,
     activation_checkpointing: str | int,
     kept_by_callbacks: int = 0,
+    *,
+    reshard_after_forward: bool = True,
 ) -> MemoryEstimate:
     """Memory of one training step.
 
@@ -80,6 +82,7 @@ def estimate_memory(
         shard: GPUs over which weights, gradients and moments are spread.
         activation_checkpointing: "none", "all" or n for every n-th block.
         kept_by_callbacks: bytes per trained parameter.
+        reshard_after_forward: not all blocks are gathered at the end of the forward pass.
     """
     parameters = workload.parameters
     return MemoryEstimate(
@@ -87,7 +90,7 @@ def estimate_memory(
         gradients=parameters.trainable * BYTES_PER_GRADIENT / shard,
         moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
         callbacks=parameters.trainable * kept_by_callbacks / shard,
-        gathered=_gathered(workload, precision),
+        gathered=_gathered(workload, precision, reshard_after_forward),
         activations=microbatch * _kept_per_image(workload, precision, activation_checkpointing),
     )
 
@@ -97,13 +100,16 @@ def checkpoint_bytes(trained: int, kept_by_callbacks: int = 0) -> int:
     return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS + kept_by_callbacks)
 
 
-def _gathered(workload: Workload, precision: str) -> float:
+def _gathered(workload: Workload, precision: str, reshard_after_forward: bool) -> float:
     """Whole parameters and gradients that exist beside the shards: two blocks ahead, one reduced, and the rest.
 
-    FSDP2 makes these copies where one GPU has all shards, too.
+    Not resharded, all blocks that are trained, and one that is on its way. FSDP2 makes these copies where one GPU has
+    all shards, too.
     """
     block = max(stack.parameters_per_block for stack in workload.stacks)
-    return block * (2 * BYTES_PER_GATHERED[precision] + BYTES_PER_GRADIENT) + workload.parameters_outside_blocks * 8
+    gathered = 2 * block if reshard_after_forward else workload.trained_in_blocks + block
+    of_blocks = gathered * BYTES_PER_GATHERED[precision] + block * BYTES_PER_GRADIENT
+    return of_blocks + workload.parameters_outside_blocks * 8
 
 
 def _kept_per_image(workload: Workload, precision: str, activation_checkpointing: str | int) -> float:

@@ -19,6 +19,8 @@ from maws_composer.planning.plan import memory_of, workload_of
 from tests.processes import ROOT
 from tests.text_towers import write_text_tower
 
+KEPT, RESHARDED = (f"speed.sharding.reshard_after_forward={reshards}" for reshards in ("false", "true"))
+
 
 def recipe(name: str, *given: str) -> Run:
     return load_with_ours(ROOT / "yamls" / f"{name}.yaml", ["data.train.remote=s3://b/x", *given]).run
@@ -37,6 +39,8 @@ def too_much(run: Run, otherwise: float) -> float:
         ("wsp_vitb", 4, ["speed.sharding.shard=2"]),  # replicas in one node
         ("mae_vitb", 16, ["speed.sharding.shard=16", "precision=fp32"]),  # shards on two nodes
         ("mae_vitb", 8, ["speed.activation_checkpointing=all"]),
+        ("mae_vitb", 8, [KEPT, "precision=fp32", "speed.device_train_microbatch_size=2"]),
+        ("mae_vitb", 8, [RESHARDED]),
     ],
 )
 def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: int, given: list[str]) -> None:
@@ -59,6 +63,7 @@ def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: in
         [],
         ["model.lock_image_tower=false", "precision=fp32"],
         ["model.image_embeddings=true", "speed.activation_checkpointing=all"],
+        [RESHARDED],
     ],
 )
 def test_lit_needs_what_a_dry_run_sees(tmp_path: Path, given: list[str]) -> None:
@@ -71,8 +76,19 @@ def test_lit_needs_what_a_dry_run_sees(tmp_path: Path, given: list[str]) -> None
     assert 0.85 < planned.memory.tensors / tried.peak < too_much(planned.run, 1.15)
 
 
+@pytest.mark.parametrize("name", ["wsp_vitb", "lit_vitb"])
+def test_blocks_that_stay_are_gathered_half_as_often(tmp_path: Path, name: str) -> None:
+    given = [f"model.text.name={write_text_tower(tmp_path)}", "initialize_from=/encoder"] if "lit" in name else []
+    one_pass = ["global_train_batch_size=64", "speed.device_train_microbatch_size=auto", *given]
+    kept, resharded = (forecast(recipe(name, policy, *one_pass), Cluster(gpus=8)) for policy in (KEPT, RESHARDED))
+    saved = resharded.communication.within_node - kept.communication.within_node
+    assert saved == pytest.approx(7 / 8 * 2 * workload_of(kept.run).trained_in_blocks)
+    rows = [describe([each]) for each in (kept, resharded)]
+    assert "stay gathered for" in rows[0] and "are gathered again for" in rows[1]
+
+
 def test_the_largest_microbatch_fits_and_one_more_does_not() -> None:
-    planned = forecast(recipe("wsp_vith"), Cluster(gpus=64, kind="a100"))
+    planned = forecast(recipe("wsp_vith", RESHARDED), Cluster(gpus=64, kind="a100"))
     needed = [
         memory_of(planned.run, workload_of(planned.run), 64, size).total
         for size in (planned.largest_microbatch, planned.largest_microbatch + 1)

@@ -29,8 +29,10 @@ def allocated_at_most(work: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("checkpointing", ["none", "all"])
-def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str) -> None:
+@pytest.mark.parametrize("reshards", ["true", pytest.param("false", marks=pytest.mark.slow)])
+def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str, reshards: str) -> None:
     given = [f"model.image_size={SIDE}", f"speed.activation_checkpointing={checkpointing}"]
+    given += [f"speed.sharding.reshard_after_forward={reshards}"]
     locked = ["model.lock_image_tower=false"] if stage == "lit" else []
     run = load(stage, tmp_path, *given, *locked)
     model = build_stage(run)
