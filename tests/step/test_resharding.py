@@ -78,7 +78,7 @@ def test_a_locked_tower_is_let_go_while_the_other_waits_for_its_backward_pass(tm
     assert not gathered(model)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["mae", "lit"])  # what a new wsp says is the same whatever its blocks do
 def test_a_forward_pass_that_was_given_up_leaves_no_old_weights(tmp_path: Path, stage: str) -> None:
     losses = []
     for reshards in (True, False):
