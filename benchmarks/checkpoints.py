@@ -103,7 +103,8 @@ def build_state(size: str) -> dict[str, dict[str, Any]]:
 
     class Stage(ModuleList):
         def blocks(self) -> list[Any]:
-            return [*self[0].encoder.blocks, *self[0].decoder_blocks]
+            model: Any = self[0]
+            return [*model.encoder.blocks, *model.decoder_blocks]
 
         def initialize_parameter(self, name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
             tensor.zero_()  # how they begin is not what is measured

@@ -133,7 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.only:
-        run_once(*options.only, options)
+        part, form = options.only
+        run_once(part, form, options)
         return
     print(f"batch {options.batch:,}, {options.classes:,} classes, width {options.width:,}, threads {options.threads}")
     for part in PARTS:

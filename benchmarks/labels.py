@@ -91,7 +91,7 @@ def measure_memory(records: int, kinds: int, single: int) -> list[float]:
     from streaming_conversion.labelling import from_hashtags
     from streaming_conversion.source import Source
 
-    source = Source("label", {}, Made(range(records), kinds, single), bytes)
+    source = Source("label", {}, Made(range(records), kinds, single), str.encode)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     from_hashtags(source, Canonical("none"), None, (10, None), {}, Grouping(), 1)
     return [(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]

@@ -156,7 +156,7 @@ def _ours(decoder: str, remote: bool, folder: Path, workers: int) -> Loader:
     return ours.build_train_loader(_run(place, workers, decoder)).dataloader
 
 
-def _run(place: Mapping[str, str], workers: int, decoder: str = "exact") -> Run:
+def _run(place: Mapping[str, Any], workers: int, decoder: Any) -> Run:
     return Run(
         stage="mae",
         model={"image_size": 224},
@@ -201,7 +201,7 @@ def _samples_per_second(loader: Loader) -> tuple[float, float]:
 
 def _end_workers(loader: Loader) -> None:
     """Now, rather than when the garbage is collected."""
-    iterator = getattr(loader, "_iterator", None)
+    iterator: Any = getattr(loader, "_iterator", None)
     if hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 from composer.core import Callback, Event, State
 from composer.loggers import Logger

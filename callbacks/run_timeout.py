@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Annotated
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist

@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from maws_composer.nodes import node_environment
 from maws_composer.resilience.notice import ONE_NOTICE, SIGNALS

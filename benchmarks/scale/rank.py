@@ -33,14 +33,15 @@ def main() -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=local, world_size=ranks)
     run = _run(plan)
     if local == 0:
-        check = check_data(run, plan["nodes"] * ranks, plan["nodes"])
-        assert not check.problems, check.problems
+        problems = check_data(run, plan["nodes"] * ranks, plan["nodes"])
+        assert not problems, problems
     dist.barrier()
     stages["preflight"] = _now()
     loader = build_train_loader(run).dataloader
     stages["loader"] = _now()
     if plan["start"]:
         state = {**loader.state_dict(), "epoch": 0, "sample_in_epoch": plan["start"]}
+        dist.barrier()  # states are in memory that the node shares: nobody loads one where another still reads it
         loader.load_state_dict(state)
     batch = next(iter(loader))
     clock, cpu = _now()

@@ -76,6 +76,10 @@ def measure(world: World, remote: str, start: int = 0, cache: str | None = None)
         watch = _Watch(processes)
         try:
             told = [json.loads(_line(process)) for process in processes]
+        except BaseException:  # without one of them, the others wait for ever
+            for process in processes:
+                process.kill()
+            raise
         finally:
             watch.stop()
             for process in processes:

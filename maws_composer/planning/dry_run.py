@@ -150,6 +150,9 @@ def _kept(seen: DryRun, stage: nn.Module) -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield
+    gathered = [each for each in stage.parameters() if not isinstance(each, DTensor)]  # of which views are kept
+    for parameter in gathered:
+        storages.pop(parameter.untyped_storage()._cdata, None)
     seen.kept = sum(storage.nbytes() for storage in storages.values())
     storages.clear()  # the graph may hold `keep` for longer
 

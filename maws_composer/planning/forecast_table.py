@@ -119,7 +119,8 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
             f"{count(forecast.passes, 'pass', 'passes')} a step; {_largest(forecast)}"
         ),
     )
-    yield "sharding", f"{count(forecast.replicate, 'replica')} x {count(forecast.shard, 'shard')}"
+    split = f"{count(forecast.replicate, 'replica')} x {count(forecast.shard, 'shard')}"
+    yield "sharding", f"{split}; {run.speed.sharding.log_line}"
     yield "communication", _communication(forecast)
     yield (
         "a checkpoint",

@@ -73,6 +73,11 @@ class Workload:
     def parameters_outside_blocks(self) -> int:
         return self.parameters.total - sum(stack.depth * stack.parameters_per_block for stack in self.stacks)
 
+    @property
+    def trained_in_blocks(self) -> int:
+        """Parameters of the blocks that have a backward pass."""
+        return sum(stack.depth * stack.parameters_per_block for stack in self.stacks if not stack.is_locked)
+
     def checkpointed_per_stack(self, activation_checkpointing: str | int) -> list[int]:
         """How many blocks of each stack recompute their activations; every n-th counts through all stacks."""
         counts, first = [], 0

@@ -20,6 +20,7 @@ from tests.processes import ROOT
 from tests.text_towers import write_text_tower
 
 slow = pytest.mark.slow
+KEPT, RESHARDED = (f"speed.sharding.reshard_after_forward={reshards}" for reshards in ("false", "true"))
 
 
 def recipe(name: str, *given: str) -> Run:
@@ -34,6 +35,8 @@ def recipe(name: str, *given: str) -> Run:
         pytest.param("wsp_vitb", 4, ["speed.sharding.shard=2"], marks=slow),  # replicas in one node
         pytest.param("mae_vitb", 16, ["speed.sharding.shard=16", "precision=fp32"], marks=slow),  # shards on two nodes
         pytest.param("mae_vitb", 8, ["speed.activation_checkpointing=all"], marks=slow),
+        ("mae_vitb", 8, [KEPT, "precision=fp32", "speed.device_train_microbatch_size=16"]),
+        pytest.param("mae_vitb", 8, [RESHARDED], marks=slow),
     ],
 )
 def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: int, given: list[str]) -> None:
@@ -56,6 +59,7 @@ def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: in
         [],
         ["model.lock_image_tower=false", "precision=fp32"],
         ["model.image_embeddings=true", "speed.activation_checkpointing=all"],
+        [RESHARDED],
     ],
 )
 def test_lit_needs_what_a_dry_run_sees(tmp_path: Path, given: list[str]) -> None:
@@ -68,8 +72,21 @@ def test_lit_needs_what_a_dry_run_sees(tmp_path: Path, given: list[str]) -> None
     assert planned.memory.tensors == pytest.approx(tried.peak, rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["wsp_vitb", "lit_vitb"])
+def test_blocks_that_stay_are_gathered_half_as_often(tmp_path: Path, name: str) -> None:
+    one_pass = ["global_train_batch_size=64", "speed.device_train_microbatch_size=auto"]
+    if name == "lit_vitb":
+        one_pass += [f"model.text.name={write_text_tower(tmp_path)}", "model.text.context_length=30"]
+        one_pass += ["initialize_from=/encoder"]
+    kept, resharded = (forecast(recipe(name, policy, *one_pass), Cluster(gpus=8)) for policy in (KEPT, RESHARDED))
+    saved = resharded.communication.within_node - kept.communication.within_node
+    assert saved == pytest.approx(7 / 8 * 2 * workload_of(kept.run).trained_in_blocks)
+    rows = [describe([each]) for each in (kept, resharded)]
+    assert "stay gathered for" in rows[0] and "are gathered again for" in rows[1]
+
+
 def test_the_largest_microbatch_fits_and_one_more_does_not() -> None:
-    planned = forecast(recipe("wsp_vith"), Cluster(gpus=64, kind="a100"))
+    planned = forecast(recipe("wsp_vith", RESHARDED), Cluster(gpus=64, kind="a100"))
     needed = [
         memory_of(planned.run, workload_of(planned.run), 64, size).total
         for size in (planned.largest_microbatch, planned.largest_microbatch + 1)

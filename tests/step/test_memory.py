@@ -15,16 +15,18 @@ RANKS = Path(__file__).parent / "peak.py"
 TRAINED = "model.lock_image_tower=false"
 
 
-def given(stage: str, checkpointing: str, side: int = 96) -> list[str]:
+def given(stage: str, checkpointing: str, side: int = 96, reshards: str = "true") -> list[str]:
     """With 96 pixels there are 256 patches, and activations are most."""
     lock = [TRAINED] if stage == "lit" else []
-    return [f"model.image_size={side}", f"speed.activation_checkpointing={checkpointing}", *lock]
+    speed = [f"activation_checkpointing={checkpointing}", f"sharding.reshard_after_forward={reshards}"]
+    return [f"model.image_size={side}", *(f"speed.{key}" for key in speed), *lock]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("checkpointing", ["none", "all"])
-def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str) -> None:
-    run = load(stage, tmp_path, *given(stage, checkpointing))
+@pytest.mark.parametrize("reshards", ["true", pytest.param("false", marks=pytest.mark.slow)])
+def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str, reshards: str) -> None:
+    run = load(stage, tmp_path, *given(stage, checkpointing, reshards=reshards))
     planned, peak = memory_of(run, workload_of(run), 1, BATCH), peak_of_a_step(run, BATCH)
     assert planned.tensors - planned.metrics == pytest.approx(sum(peak), rel=0.1)  # metrics are in nobody's step
 
