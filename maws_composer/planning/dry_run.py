@@ -182,7 +182,7 @@ class _Operations(TorchDispatchMode):
             finally:
                 self.is_watching = True
 
-        propagator.propagate = overlooked
+        vars(propagator)["propagate"] = overlooked
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if DTensor in types:
