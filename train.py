@@ -38,7 +38,7 @@ from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group, on_rank_zero
 from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
-from maws_composer.planning.microbatch import agree_on_microbatch
+from maws_composer.planning.microbatch import agree_on_memory
 from maws_composer.planning.preflight import on_disk, preflight
 from maws_composer.reporting.environment import note_start
 from maws_composer.reporting.metrics_logger import MetricsFile
@@ -86,13 +86,14 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
     on_rank_zero(lambda: keep_config(folder, loaded))
     on_rank_zero(lambda: note_start(folder, run, history.numbers))
 
+    microbatch, speed = agree_on_memory(run)
     stage = build_stage(run)
-    mesh = shard(stage, run.speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
+    mesh = shard(stage, speed, run.precision, run.seed, torch_device())  # checkpointing, compile, FSDP2, parameters
     begin(stage, run, folder, resume_from)
     optimizer = build_optimizer(stage, run)
     checkpoints, spikes = ShardedCheckpoints(folder, run, group), LossSpikes(run, folder)
-    train_loader, microbatch = build_train_loader(run, stage.columns), agree_on_microbatch(run)
-    log.info("%s", opening(run, stage, train_loader.dataloader.dataset, microbatch, resume_from))
+    train_loader = build_train_loader(run, stage.columns)
+    log.info("%s", opening(run, stage, train_loader.dataloader.dataset, microbatch, speed, resume_from))
     trainer = Trainer(
         model=stage,
         train_dataloader=train_loader,

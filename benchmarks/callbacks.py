@@ -63,6 +63,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]
     from maws_composer.parallel.leave import leave_process_group
     from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, torch_device
     from maws_composer.parallel.shard import already_sharded, shard
+    from maws_composer.planning.microbatch import agree_on_memory
     from maws_composer.registry import lookup
     from maws_composer.reporting.metrics_logger import MetricsFile
     from maws_composer.reporting.picture_logger import PictureFiles
@@ -72,8 +73,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[bool, list[Times]
     total = 2 * options.rounds * options.steps
     run = load_with_ours(options.config, ["data.train.local=generated", *options.overrides]).run
     dist.initialize_dist(build_device(run.precision), timeout=300)
-    stage = build_stage(run)
-    shard(stage, run.speed, run.precision, run.seed, torch_device())
+    stage, (_, speed) = build_stage(run), agree_on_memory(run)
+    shard(stage, speed, run.precision, run.seed, torch_device())
     optimizer = build_optimizer(stage, run)
     batch = generated(run, run.global_train_batch_size, "cpu")
     named = settings(folder, options.steps)

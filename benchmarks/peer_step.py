@@ -1,6 +1,7 @@
 """Our training steps against those of others: MAE, WSP and LiT, in turn in one process.
 
-    python -m benchmarks.peer_step [--stages mae wsp lit] [--batch 16] [--rounds 7] [--threads 1] [--mae-repo PATH]
+    python -m benchmarks.peer_step [key=value ...] [--stages mae wsp lit] [--batch 16] [--rounds 7] [--threads 1]
+        [--mae-repo PATH]
 
 Method: a step is forward, backward and AdamW, in fp32, on one generated batch that is in memory. Ours is what training
 does: normalizing uint8 images, drawing masks, parameters sharded by FSDP2 over the one process, AdamW's fused kernel.
@@ -37,7 +38,7 @@ STAGES = ("mae", "wsp", "lit")
 Step = Callable[[], Tensor]
 
 
-def run_of(stage: str, folder: Path) -> Any:
+def run_of(stage: str, options: argparse.Namespace, folder: Path) -> Any:
     """A small recipe: ViT-Ti/16, with a decoder or a text tower to go with it."""
     from transformers import XLMRobertaConfig
 
@@ -54,7 +55,8 @@ def run_of(stage: str, folder: Path) -> Any:
         "lit": [f"model.text.name={folder}", f"model.text.context_length={LENGTH}", f"model.embed_dim={EMBED}"],
     }[stage]
     always = ["precision=fp32", "speed.compile=false", "gradient_clip=null", "model.size=vit_ti16"]
-    return load_with_ours(f"yamls/{stage}_vitb.yaml", [*always, "data.train.local=generated", *given]).run
+    always += [f"global_train_batch_size={options.batch}", "data.train.local=generated"]
+    return load_with_ours(f"yamls/{stage}_vitb.yaml", [*always, *given, *options.overrides]).run
 
 
 def steps_of(stage: str, options: argparse.Namespace, folder: Path) -> tuple[Step, Step]:
@@ -62,12 +64,13 @@ def steps_of(stage: str, options: argparse.Namespace, folder: Path) -> tuple[Ste
     from benchmarks.training_step import generated, step
     from maws_composer.optim.build import build_optimizer
     from maws_composer.parallel.shard import shard
+    from maws_composer.planning.microbatch import agree_on_memory
     from maws_composer.stages.build import build_stage
     from maws_composer.stages.pixels import normalize
 
-    run = run_of(stage, folder)
-    ours = build_stage(run)
-    shard(ours, run.speed, run.precision, run.seed, torch.device("cpu"))
+    run = run_of(stage, options, folder)
+    ours, (_, speed) = build_stage(run), agree_on_memory(run)
+    shard(ours, speed, run.precision, run.seed, torch.device("cpu"))
     batch = generated(run, options.batch, "cpu")
     optimizer = build_optimizer(ours, run)
     model, loss = THEIRS[stage](run, ours, {**batch, "image": normalize(batch["image"])}, options)
@@ -168,12 +171,13 @@ def compare(stage: str, options: argparse.Namespace, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="key=value for ours, as for train.py")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--mae-repo", type=Path, help="a checkout of facebookresearch/mae")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", NODE_RANK="0")
 
     from composer.utils import dist

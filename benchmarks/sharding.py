@@ -9,6 +9,9 @@ Method: MAE of ViT-Ti/16 at 224, fp32, the same global batch in each form:
 - shard 2: two processes, each with half of the parameters.
 - replicate 2: two processes, each with all of them; gradients are averaged, as DDP does.
 
+Kept: blocks stay gathered from the forward to the backward pass (`speed.sharding.reshard_after_forward=false`); else
+they are gathered twice.
+
 Each form is a start of its own processes, in turn. Compared are medians over the rounds of the processor's seconds of a
 step, summed over processes. On two cores or more, two processes take about half of them on the clock.
 """
@@ -23,7 +26,15 @@ from typing import Any
 
 from benchmarks.ranks import run_ranks
 
-FORMS = {"plain": (1, None), "shard 1": (1, 1), "shard 2": (2, 2), "replicate 2": (2, 1)}  # ranks, shards
+FORMS = {  # ranks, shards, whether blocks are resharded after the forward pass
+    "plain": (1, None, True),
+    "shard 1": (1, 1, True),
+    "shard 1, kept": (1, 1, False),
+    "shard 2": (2, 2, True),
+    "shard 2, kept": (2, 2, False),
+    "replicate 2": (2, 1, True),
+    "replicate 2, kept": (2, 1, False),
+}
 
 
 def be_a_rank(form: str, options: argparse.Namespace) -> None:
@@ -41,11 +52,12 @@ def be_a_rank(form: str, options: argparse.Namespace) -> None:
     from maws_composer.registry import register_size
     from maws_composer.stages.build import build_stage
 
-    ranks, shards = FORMS[form]
+    ranks, shards, reshards = FORMS[form]
     register_size("vit_ti16")(ViTSize(width=192, depth=12, heads=3, patch_size=16))
     dist.init_process_group("gloo")
     model = ["model.size=vit_ti16", "model.decoder.width=192", "model.decoder.depth=4", "model.decoder.heads=6"]
     speed = ["precision=fp32", "speed.compile=false", f"speed.sharding.shard={shards or 1}"]
+    speed += [f"speed.sharding.reshard_after_forward={str(reshards).lower()}"]
     run = load_with_ours("yamls/mae_vitb.yaml", ["data.train.local=generated", *model, *speed]).run
     stage, cpu = build_stage(run), torch.device("cpu")
     if shards:
@@ -79,14 +91,14 @@ def main(arguments: list[str] | None = None) -> None:
     rounds: list[dict[str, Any]] = [
         {
             form: run_ranks("benchmarks.sharding", [*given, "--form", form], ranks)["seconds"]
-            for form, (ranks, _) in FORMS.items()
+            for form, (ranks, _, _) in FORMS.items()
         }
         for _ in range(options.rounds)
     ]
     for form in FORMS:
         seconds = statistics.median(each[form] for each in rounds)
         ratio = statistics.median(each[form] / each["plain"] for each in rounds)
-        print(f"{form:<12} {seconds * 1e3:8.0f} ms of the processor ({ratio:.2f} of plain)")
+        print(f"{form:<17} {seconds * 1e3:8.0f} ms of the processor ({ratio:.2f} of plain)")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def run_once(options: argparse.Namespace) -> None:
     from maws_composer.parallel.leave import leave_process_group
     from maws_composer.parallel.precision import build_device, torch_device
     from maws_composer.parallel.shard import shard
-    from maws_composer.planning.microbatch import agree_on_microbatch
+    from maws_composer.planning.microbatch import agree_on_memory
     from maws_composer.planning.plan import workload_of
     from maws_composer.stages.build import build_stage
 
@@ -57,9 +57,9 @@ def run_once(options: argparse.Namespace) -> None:
     if options.depth:
         run = dataclasses.replace(run, model={**run.model, "size": _cut(run.model["size"], options.depth)})
     dist.initialize_dist(build_device(run.precision), timeout=300)
-    device, batch_size = torch_device(), agree_on_microbatch(run)
+    device, (batch_size, speed) = torch_device(), agree_on_memory(run)
     stage = build_stage(run)
-    shard(stage, run.speed, run.precision, run.seed, device)
+    shard(stage, speed, run.precision, run.seed, device)
     optimizer = build_optimizer(stage, run)
     batch = generated(run, batch_size, device)
     for _ in range(options.warm_up):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,17 @@ def test_a_recipe_fits_80_gb_on_what_is_left(name: str, gpus: int) -> None:
     microbatch = microbatch_size(run, workload_of(run), gpus, GPUS["h100"].memory)
     assert microbatch >= 16
     assert memory_of(run, workload_of(run), gpus, microbatch).total < GPUS["h100"].memory
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_recipe_says_what_the_planner_says_of_memory(name: str) -> None:
+    path = ROOT / "yamls" / f"{name}.yaml"
+    run, planned = load(path).run, []
+    for gpus in (64, 8):
+        microbatch = microbatch_size(run, workload_of(run), gpus, GPUS["h100"].memory)
+        planned += [microbatch, round(memory_of(run, workload_of(run), gpus, microbatch).total / 1e9)]
+    told = re.search(r"by arithmetic (\d+) on 64 H100s \((\d+) GB of 80\), (\d+) on 8 \((\d+) GB\)", path.read_text())
+    assert told is not None and [int(number) for number in told.groups()] == planned
 
 
 def test_the_plan_says_what_a_run_takes() -> None:

@@ -49,7 +49,7 @@ def test_two_processes_that_evaluate_in_other_microbatches_give_the_same_curve(
     evaluating = (f"data.eval.local={images}", "eval_interval=25ba", "callbacks.reconstructions.images=3")
     evaluating = (*evaluating, "loggers.tensorboard={}")
     two = runs("two", "speed.workers=2", "speed.device_train_microbatch_size=3", *evaluating, processes=2)
-    assert "2 processes = 1 replica x 2 shards" in two.output
+    assert "2 processes = 1 replica x 2 shards; blocks stay gathered for the backward pass" in two.output
     same_curve(two, whole)
     evaluated = [step["metrics/eval/loss"] for step in two.steps if "metrics/eval/loss" in step]
     assert len(evaluated) == 2 and evaluated[1] < evaluated[0]

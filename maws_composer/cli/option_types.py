@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
+from maws_composer.planning.gpus import GPUS
+
 if TYPE_CHECKING:
     from maws_composer.planning.forecast import Price
 
@@ -30,6 +32,15 @@ def above_zero(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
+
+
+def gpu(text: str) -> str:
+    """A kind whose peak and memory are known."""
+    if text.lower() not in GPUS:
+        raise argparse.ArgumentTypeError(
+            f"nothing is known of a GPU called {text!r}; there are {', '.join(GPUS)}: take the one that is nearest"
+        )
+    return text.lower()
 
 
 def price(text: str) -> Price:

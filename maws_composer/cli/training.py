@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maws_composer.cli.option_types import above_zero, count, positive, price, share
+from maws_composer.cli.option_types import above_zero, count, gpu, positive, price, share
 from maws_composer.config.problems import ConfigError, Problem, format_problems
 from maws_composer.planning.gpus import GPUS
 
@@ -27,7 +27,7 @@ def add_plan(commands: Commands) -> None:
     plan.add_argument("config", nargs="+", metavar="CONFIG [key=value ...]", help="YAMLs, as for train.py; then keys")
     plan.add_argument("--gpus", type=positive, required=True, help="how many")
     plan.add_argument("--gpus-per-node", type=positive, default=8, help="(default: %(default)s)")
-    plan.add_argument("--gpu", choices=GPUS, default="h100", help="kind (default: %(default)s)")
+    plan.add_argument("--gpu", type=gpu, default="h100", help=f"kind: {', '.join(GPUS)} (default: %(default)s)")
     plan.add_argument("--mfu", type=share, default=0.4, help="share of the peak to reckon with (default: %(default)s)")
     plan.add_argument("--price", type=price, help='of a GPU-hour, for the cost, such as "2.5 USD"')
     plan.add_argument(
@@ -69,7 +69,11 @@ def _cluster(options: argparse.Namespace) -> Cluster:
     from maws_composer.planning.forecast import Cluster
 
     if options.gpus > options.gpus_per_node and options.gpus % options.gpus_per_node:
-        message = f"{options.gpus} is not a multiple of {options.gpus_per_node} per node"
+        whole = options.gpus // options.gpus_per_node * options.gpus_per_node
+        message = (
+            f"{options.gpus} do not fill nodes of {options.gpus_per_node}; use {whole} or "
+            f"{whole + options.gpus_per_node}, or say --gpus-per-node"
+        )
         raise ConfigError([Problem("--gpus", message)])
     return Cluster(
         gpus=options.gpus,

@@ -258,7 +258,6 @@ _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
-    "bool_type": "true or false",
     "string_type": "text",
     "list_type": "a list",
     "tuple_type": "a list",
@@ -301,12 +300,14 @@ def _expected(errors: Sequence[ErrorDetails]) -> str:
     options: list[str] = []
     for error in errors:
         other = [_EXPECTED.get(error["type"], error["msg"][:1].lower() + error["msg"][1:])]
-        options += _options(error) if error["type"] == "literal_error" else other
+        options += _options(error) if error["type"] in ("literal_error", "bool_type") else other
     *most, last = dict.fromkeys(options)
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def _options(error: ErrorDetails) -> list[str]:
+    if error["type"] == "bool_type":
+        return ["true", "false"]
     return error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
 
 

@@ -164,7 +164,7 @@ def report_epoch(order: TrainOrder, indexes: Sequence[Index], data: TrainData) -
     """What an epoch in this order is; `indexes` are those of its streams."""
     resampling = "" if data.resampling is None else f"; {describe(data.resampling, indexes)}"
     shards, size = sum(len(index.shards) for index in indexes), sum(index.bytes for index in indexes)
-    source, crops = f"{shards:,} shards ({size / 1e9:,.1f} GB)", order.crops
+    source, crops = f"{shards:,} shard{'s' * (shards != 1)} ({size / 1e9:,.1f} GB)", order.crops
     return EpochReport(order.draws * crops, order.size * crops, order.unit * crops, source, resampling)
 
 

@@ -1,4 +1,4 @@
-"""Averages over CPU processes that torch 2.7's gloo gets wrong.
+"""Collectives of CPU processes that torch 2.7's gloo gets wrong, or does for nothing.
 
 `reduce_scatter_tensor(op=AVG)` silently returns the sum there, and `all_reduce(op=AVG)` raises, so FSDP2 on CPUs
 multiplies gradients by the number of processes. Adam hides that in a fresh run, gradient clipping and a resume on
@@ -8,7 +8,8 @@ is replaced (`tests/parallel/test_gloo.py` says when this file can go).
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import cache, wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -47,6 +48,33 @@ def _sum_then_divide(collective: Any) -> Any:
         return None
 
     return averaged
+
+
+@cache
+def copy_within_one_rank() -> None:
+    """Let a group of one CPU process copy to itself once, or not at all, where gloo copies several times.
+
+    FSDP2 gathers into a tensor that the shard is a part of already. torch 2.11 asks gloo for neither.
+    """
+    dist.all_gather_into_tensor = _copy_if_alone(dist.all_gather_into_tensor)
+    dist.reduce_scatter_tensor = _copy_if_alone(dist.reduce_scatter_tensor)
+
+
+def _copy_if_alone(collective: Any) -> Any:
+    parameters = signature(collective)
+
+    @wraps(collective)
+    def copied(*args: Any, **kwargs: Any) -> Any:
+        given = parameters.bind(*args, **kwargs).arguments
+        group = given.get("group")
+        if given.get("async_op") or dist.get_backend(group) != "gloo" or dist.get_world_size(group) > 1:
+            return collective(*args, **kwargs)
+        output, source, *_ = given.values()
+        if not source.is_set_to(output):
+            output.copy_(source.view_as(output))
+        return None
+
+    return copied
 
 
 def give_cpu_streams_events() -> None:

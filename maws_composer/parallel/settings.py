@@ -18,9 +18,23 @@ class Sharding:
     Args:
         shard: over how many GPUs at most; the largest divisor of the world size not above it is used, and what is left
             replicates. Null: over all of them.
+        reshard_after_forward: gather a block's weights for the forward pass, drop them, and gather them again for the
+            backward pass. `false`: keep them between the two, for the memory of all blocks' weights. `auto`: keep them
+            where that fits beside the microbatch.
     """
 
     shard: Positive | None = None
+    reshard_after_forward: Literal["auto"] | bool = "auto"
+
+    @property
+    def reshards(self) -> bool:
+        """After the forward pass; with `auto` too, before `planning.plan.with_resharding_decided`."""
+        return self.reshard_after_forward is not False
+
+    @property
+    def log_line(self) -> str:
+        again = "are gathered again" if self.reshards else "stay gathered"
+        return f"blocks {again} for the backward pass"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +70,7 @@ class Speed(ForwardSpeed):
         compile: compile each block.
         activation_checkpointing: compute activations again in the backward pass: in none, in all, or in every n-th
             block.
-        sharding: how weights are spread over GPUs.
+        sharding: how weights are spread over GPUs, and for how long they are gathered.
     """
 
     device_train_microbatch_size: Positive | Literal["auto"] = "auto"

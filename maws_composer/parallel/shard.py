@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from maws_composer.parallel.degrees import sharding_degrees
-from maws_composer.parallel.gloo import average_correctly, give_cpu_streams_events
+from maws_composer.parallel.gloo import average_correctly, copy_within_one_rank, give_cpu_streams_events
 from maws_composer.parallel.materialize import materialize
 from maws_composer.parallel.settings import Speed
 from maws_composer.planning.workload import is_checkpointed
@@ -43,7 +44,7 @@ def shard(stage: nn.Module, speed: Speed, precision: str, seed: int, device: tor
 
     Args:
         stage: a stage with `blocks()` and `initialize_parameter()`; every child that has parameters is sharded.
-        speed: activation checkpointing, compilation and the sharding degree.
+        speed: activation checkpointing, compilation and sharding.
         precision: "amp_bf16" gathers the blocks' parameters in bf16; gradients are reduced in fp32 always.
         seed: seed of the run; the initial bits depend on it and on parameter names only, not on the world size.
         device: this rank's device.
@@ -63,7 +64,7 @@ def wrap(stage: nn.Module, speed: Speed, precision: str, device: torch.device) -
         _compile(blocks)
     _checkpoint_activations(blocks, speed.activation_checkpointing)
     mesh = _build_mesh(device, speed.sharding.shard)
-    _fully_shard(stage, blocks, mesh, precision)
+    _fully_shard(stage, blocks, mesh, precision, speed.sharding.reshards)
     return mesh
 
 
@@ -109,6 +110,7 @@ def _build_mesh(device: torch.device, at_most: int | None) -> DeviceMesh:
     world_size = dist.get_world_size()
     replicate, degree = sharding_degrees(world_size, at_most)
     if device.type == "cpu":
+        copy_within_one_rank()
         average_correctly()
         give_cpu_streams_events()
     if replicate == 1:
@@ -116,7 +118,9 @@ def _build_mesh(device: torch.device, at_most: int | None) -> DeviceMesh:
     return init_device_mesh(device.type, (replicate, degree), mesh_dim_names=("replicate", "shard"))
 
 
-def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, precision: str) -> None:
+def _fully_shard(
+    stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, precision: str, reshard_after_forward: bool
+) -> None:
     # Inputs are not cast: under autocast the residual stream stays in fp32, as without sharding.
     low = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "amp_bf16" else None,
@@ -124,7 +128,9 @@ def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, pr
         cast_forward_inputs=False,
     )
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=low)
+        fully_shard(block, mesh=mesh, mp_policy=low, reshard_after_forward=reshard_after_forward)
+        if not reshard_after_forward:
+            _keep_for_backward_only(block)
     for child in stage.children():
         if any(True for _ in child.parameters()):
             # Outside the blocks little is gathered, and positions and norms lose digits in bf16.
@@ -135,6 +141,24 @@ def _fully_shard(stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, pr
     show = warnings.showwarning
     if not (isinstance(show, partial) and show.func is _show_others):
         warnings.showwarning = partial(_show_others, show)
+
+
+def _keep_for_backward_only(block: nn.Module) -> None:
+    """Let gathered weights go where no backward pass comes that would.
+
+    After an evaluation they would be plain tensors where others look for shards, those of a locked block would stay
+    for ever, and after a forward pass that was given up the next one would take them as they were then.
+    """
+
+    def before(block: Any, arguments: Any) -> None:
+        block.reshard()
+
+    def after(block: Any, arguments: Any, output: Any) -> None:
+        if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output)):
+            block.reshard()
+
+    block.register_forward_pre_hook(before, prepend=True)  # FSDP's own gathers
+    block.register_forward_hook(after)
 
 
 def _show_others(show: Callable[..., None], message: Warning | str, *about: Any, **more: Any) -> None:

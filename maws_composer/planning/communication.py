@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from maws_composer.planning.memory import BYTES_PER_GATHERED, BYTES_PER_GRADIENT
+from maws_composer.planning.blocks import BYTES_PER_GATHERED
+from maws_composer.planning.step import BYTES_PER_GRADIENT
 from maws_composer.planning.workload import Workload
 
 
@@ -20,13 +21,20 @@ class Communication(NamedTuple):
 
 
 def communication_of(
-    workload: Workload, precision: str, replicate: int, shard: int, gpus_per_node: int, passes: int
+    workload: Workload,
+    precision: str,
+    replicate: int,
+    shard: int,
+    gpus_per_node: int,
+    passes: int,
+    *,
+    reshard_after_forward: bool = True,
 ) -> Communication:
     """FSDP2's traffic, by rings: each GPU receives (n - 1) / n of what n of them gather or scatter.
 
-    In every pass, blocks are gathered for the forward and again for the backward pass (locked ones once), what lies
-    outside of them once; gradients are scattered in fp32, and their shards summed over the replicas. A ring that leaves
-    the node is as fast as the network.
+    In every pass, blocks are gathered for the forward pass, and again for the backward pass if they have one and were
+    resharded; what lies outside of them once. Gradients are scattered in fp32, and their shards summed over the
+    replicas. A ring that leaves the node is as fast as the network.
 
     Args:
         workload: the stage's model.
@@ -34,9 +42,11 @@ def communication_of(
         replicate, shard: as `parallel.degrees.sharding_degrees` has them; neighbors form a shard group.
         gpus_per_node: of each node.
         passes: microbatches of a step.
+        reshard_after_forward: blocks are gathered for the backward pass, too.
     """
     trained = workload.parameters.trainable
-    gathered = _gathered(workload, precision, is_cached=workload.caches_gradients and passes > 1)
+    is_cached = workload.caches_gradients and passes > 1
+    gathered = _gathered(workload, precision, is_cached=is_cached, reshard_after_forward=reshard_after_forward)
     of_shards = passes * (shard - 1) / shard * (gathered + trained * BYTES_PER_GRADIENT)
     of_replicas = passes * 2 * (replicate - 1) / replicate * trained * BYTES_PER_GRADIENT / shard
     within_node = (of_shards if gpus_per_node % shard == 0 else 0.0) + (
@@ -45,11 +55,11 @@ def communication_of(
     return Communication(within_node, of_shards + of_replicas - within_node)
 
 
-def _gathered(workload: Workload, precision: str, *, is_cached: bool) -> float:
+def _gathered(workload: Workload, precision: str, *, is_cached: bool, reshard_after_forward: bool) -> float:
     """Bytes of weights that one pass gathers; gradient caching goes forward once more."""
     weight = BYTES_PER_GATHERED[precision]
     blocks = 0
     for stack in workload.stacks:
-        times = 1 if stack.is_locked else 2 + is_cached
+        times = 1 if stack.is_locked else 1 + reshard_after_forward + is_cached
         blocks += times * stack.depth * stack.parameters_per_block
     return blocks * weight + (1 + is_cached) * workload.parameters_outside_blocks * BYTES_PER_GATHERED["fp32"]

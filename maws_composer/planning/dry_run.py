@@ -29,7 +29,7 @@ from maws_composer.config.run import Run
 from maws_composer.data.columns import CAPTION, IMAGE, IMAGE_EMBEDDING, LABELS
 from maws_composer.optim.build import build_optimizer
 from maws_composer.parallel.shard import wrap
-from maws_composer.planning.plan import columns_of
+from maws_composer.planning.plan import columns_of, passes_of
 from maws_composer.registry import lookup
 from maws_composer.stages.build import build_stage
 
@@ -61,8 +61,8 @@ class DryRun:
 def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
     """Forward, backward, clipping and the optimizer's step, as rank 0 of `world_size` would do them.
 
-    Blocks are not compiled, and gradient caching's first pass is left out. In this process there must be no process
-    group, and there is none afterwards.
+    Of a step of several passes it is the last, which finds the others' gradients. Blocks are not compiled, and gradient
+    caching's first pass is left out. In this process there must be no process group, and there is none afterwards.
 
     Raises:
         ConfigError: for a step that depends on values, as some text towers look at those of their masks.
@@ -72,13 +72,18 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
     try:
         stage = build_stage(run)
         wrap(stage, replace(run.speed, compile=False), run.precision, torch.device("cpu"))
-        with _without_collections(), FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen):
+        with _without_collections(), FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen) as operations:
+            operations.overlook_propagation()
             stage.to_empty(device="cpu")
             optimizer = build_optimizer(stage, run)
             _make_moments(optimizer)
-            batch = _batch(run, columns, microbatch)
+            if passes_of(run, world_size, microbatch) == 1:
+                optimizer.zero_grad()
+            share = _batch(run, columns, run.global_train_batch_size // world_size)
+            batch = {name: values[:microbatch] for name, values in share.items()}
             with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
-                loss = stage.loss(stage(batch), batch)
+                outputs = stage(batch)  # which the trainer holds until the next ones
+                loss = stage.loss(outputs, batch)
             loss.backward()
             if run.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(stage.parameters(), run.gradient_clip)
@@ -121,17 +126,16 @@ def _batch(run: Run, columns: Sequence[str], size: int) -> dict[str, Any]:
         batch[LABELS] = torch.zeros(size, _LABELS, dtype=torch.int64)
     if CAPTION in columns:
         tokens = torch.ones(size, run.model["text"].context_length, dtype=torch.int64)
-        batch |= {"input_ids": tokens, "attention_mask": tokens}
+        batch |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     return batch
 
 
 def _make_moments(optimizer: Optimizer) -> None:
-    """As they are there after a first step."""
+    """As they are there after a first step, with its gradients."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    optimizer.zero_grad()
 
 
 @contextlib.contextmanager
@@ -146,6 +150,9 @@ def _kept(seen: DryRun, stage: nn.Module) -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield
+    gathered = [each for each in stage.parameters() if not isinstance(each, DTensor)]  # of which views are kept
+    for parameter in gathered:
+        storages.pop(parameter.untyped_storage()._cdata, None)
     seen.kept = sum(storage.nbytes() for storage in storages.values())
     storages.clear()  # the graph may hold `keep` for longer
 
@@ -157,6 +164,25 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.seen = seen
         self.storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.is_watching = True
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        vars(DTensor._op_dispatcher.sharding_propagator).pop("propagate", None)
+
+    def overlook_propagation(self) -> None:
+        """To learn the shape of a result, DTensor tries an operation on unsharded tensors that nobody would have."""
+        propagator = DTensor._op_dispatcher.sharding_propagator
+        propagate = propagator.propagate
+
+        def overlooked(operation: Any) -> Any:
+            self.is_watching = False
+            try:
+                return propagate(operation)
+            finally:
+                self.is_watching = True
+
+        vars(propagator)["propagate"] = overlooked
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if DTensor in types:
@@ -164,6 +190,8 @@ class _Operations(TorchDispatchMode):
         if function.namespace in ("c10d", "_c10d_functional"):
             self._count(function.__name__.partition(".")[0].strip("_"), args)
         result = function(*args, **(kwargs or {}))
+        if not self.is_watching:
+            return result
         made = {leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
         if not made <= self.storages:
             self.storages |= made

@@ -12,7 +12,14 @@ from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.planning.communication import Communication, communication_of
 from maws_composer.planning.gpus import GPUS, Gpu
 from maws_composer.planning.memory import MemoryEstimate, checkpoint_bytes
-from maws_composer.planning.plan import kept_by_callbacks, memory_of, microbatch_size, possible_world_sizes, workload_of
+from maws_composer.planning.plan import (
+    kept_by_callbacks,
+    memory_of,
+    microbatch_size,
+    possible_world_sizes,
+    with_resharding_decided,
+    workload_of,
+)
 from maws_composer.planning.workload import Workload
 
 _LARGEST_OF_INTEREST = 2**20  # images at once
@@ -61,7 +68,7 @@ class Forecast:
     """A run on a cluster, in numbers: seconds, bytes, FLOPs.
 
     Attributes:
-        run, cluster, workload: what was asked.
+        run, cluster, workload: what was asked; the run knows whether it reshards after the forward pass.
         microbatch: images that go through a GPU at once.
         largest_microbatch: that a GPU has memory for, whatever the batch; 0: not even one.
         replicate, shard: the world's two factors.
@@ -148,18 +155,26 @@ def forecast(run: Run, cluster: Cluster) -> Forecast:
     """
     workload, memory = workload_of(run), cluster.gpu.memory
     microbatch = microbatch_size(run, workload, cluster.gpus, memory)
+    decided = with_resharding_decided(run, workload, cluster.gpus, memory)
     replicate, shard = sharding_degrees(cluster.gpus, run.speed.sharding.shard)
-    passes = -(-(run.global_train_batch_size // cluster.gpus) // microbatch)
     return Forecast(
-        run=run,
+        run=decided,
         cluster=cluster,
         workload=workload,
         microbatch=microbatch,
         largest_microbatch=_largest_microbatch(run, workload, cluster),
         replicate=replicate,
         shard=shard,
-        memory=memory_of(run, workload, cluster.gpus, microbatch),
-        communication=communication_of(workload, run.precision, replicate, shard, cluster.gpus_per_node, passes),
+        memory=memory_of(decided, workload, cluster.gpus, microbatch),
+        communication=communication_of(
+            workload,
+            run.precision,
+            replicate,
+            shard,
+            cluster.gpus_per_node,
+            passes=-(-(run.global_train_batch_size // cluster.gpus) // microbatch),
+            reshard_after_forward=decided.speed.sharding.reshards,
+        ),
         possible=possible_world_sizes(run, workload, cluster.gpus_per_node, 4 * cluster.gpus, memory),
     )
 

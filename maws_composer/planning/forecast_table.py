@@ -15,6 +15,7 @@ from maws_composer.checkpoints.retention import checkpoints_at_once
 from maws_composer.planning.forecast import Forecast
 from maws_composer.planning.memory import MemoryEstimate
 from maws_composer.planning.world_sizes import say_world_sizes
+from maws_composer.reporting.numbers import count, percent
 
 if TYPE_CHECKING:
     from maws_composer.planning.dry_run import DryRun
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _WIDTH = 44  # of a column
 _PARTS = {
     "weights": "#2f7ed8", "gradients": "#e8702a", "moments": "#2a9d5c", "callbacks": "#3fb6b8",
-    "gathered": "#b45fc4", "activations": "#c9a227", "overhead": "#808080",
+    "metrics": "#8c6d46", "gathered": "#b45fc4", "activations": "#c9a227", "overhead": "#808080",
 }  # fmt: skip
 
 
@@ -42,15 +43,23 @@ def describe(forecasts: Sequence[Forecast]) -> str:
 
 
 def compare(forecast: Forecast, tried: DryRun) -> str:
-    """What a dry run found beside what arithmetic gives, in one sentence."""
-    expected = (forecast.communication.within_node + forecast.communication.between_nodes) / forecast.passes
-    number = sum(tried.collectives.values())
-    return (
-        f"dry run of {forecast.run.run_name}: {forecast.microbatch} images went forward, backward and into a step of "
-        f"rank 0 of {forecast.cluster.gpus}; {number} collectives bring it {tried.total_received / 1e9:.2f} GB "
-        f"(by arithmetic {expected / 1e9:.2f}), {tried.kept / 1e9:.2f} GB are kept for the backward pass "
-        f"(by arithmetic {forecast.memory.activations / 1e9:.2f}), and its tensors take {tried.peak / 1e9:.2f} GB at "
-        f"most (by arithmetic {forecast.memory.tensors / 1e9:.2f})"
+    """What a dry run found beside what arithmetic gives."""
+    sent = (forecast.communication.within_node + forecast.communication.between_nodes) / forecast.passes
+    collectives = sum(tried.collectives.values())
+    rows = [(f"sent to it in {count(collectives, 'collective')}", tried.total_received, sent)]
+    if forecast.run.speed.activation_checkpointing == "none":  # what it keeps, autograd's hooks do not see
+        rows.append(("kept for the backward pass", tried.kept, forecast.memory.kept))
+    rows.append(("all tensors, at most", tried.peak, forecast.memory.tensors))
+    names = max(len(name) for name, *_ in rows)
+    return "\n".join(
+        [
+            f"dry run of {forecast.run.run_name}: a pass of {count(forecast.microbatch, 'image')} and a step of the "
+            f"optimizer, on rank 0 of {forecast.cluster.gpus}",
+            *(
+                f"  {name:<{names}}  {found / 1e9:,.2f} GB, by arithmetic {expected / 1e9:,.2f}"
+                for name, found, expected in rows
+            ),
+        ]
     )
 
 
@@ -81,34 +90,37 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
     yield "parameters", f"{workload.parameters.total:,} ({workload.parameters.trainable:,} trained)"
     yield (
         "FLOPs per image",
-        (f"{workload.training_flops / 1e9:,.1f} G, training (+ {forecast.recomputed_flops / 1e9:,.1f} G recomputed)"),
+        f"{workload.training_flops / 1e9:,.1f} G of training{_recomputed(forecast)}",
     )
     yield "FLOPs of the run", f"{forecast.flops:.3g}"
     yield "steps", f"{forecast.steps:,} of {run.global_train_batch_size:,} images"
-    yield "GPUs", f"{_gpus(forecast)}, {cluster.mfu:.0%} of {peak:g} TFLOP/s ({run.precision})"
+    yield "GPUs", f"{_gpus(forecast)}, at {percent(cluster.mfu)} of {peak:g} TFLOP/s ({run.precision})"
     yield "time", f"{_duration(forecast.seconds)} = {forecast.gpu_hours:,.0f} GPU-hours"
     yield "cost", _cost(forecast)
     yield "a step", f"{forecast.seconds / forecast.steps * 1e3:,.0f} ms"
-    yield "images/s", f"{forecast.images_per_second:,.0f}, {forecast.images_per_second / cluster.gpus:,.0f} per GPU"
+    yield (
+        "images/s",
+        f"{forecast.images_per_second:,.0f} in all, {forecast.images_per_second / cluster.gpus:,.0f} per GPU",
+    )
     yield "reading", _reading(forecast)
     yield (
         "memory per GPU",
         (
             f"{forecast.memory.total / 1e9:.1f} GB of {cluster.gpu.memory / 1e9:.0f}: "
-            f"{'fits' if forecast.fits else 'DOES NOT FIT'}"
+            f"{'fits' if forecast.fits else 'DOES NOT FIT'}; most {forecast.memory.when}"
         ),
     )
     yield from _memory_rows(forecast.memory)
     at_once = checkpoints_at_once(run)
-    passes = "1 pass" if forecast.passes == 1 else f"{forecast.passes} passes"
     yield (
         "microbatch",
         (
-            f"{forecast.microbatch} of the {forecast.share} images of a GPU: {passes} a step; "
-            f"{forecast.largest_microbatch} would fit"
+            f"{forecast.microbatch:,} of the {count(forecast.share, 'image')} of a GPU: "
+            f"{count(forecast.passes, 'pass', 'passes')} a step; {_largest(forecast)}"
         ),
     )
-    yield "sharding", f"{forecast.replicate} replicas x {forecast.shard} shards"
+    split = f"{count(forecast.replicate, 'replica')} x {count(forecast.shard, 'shard')}"
+    yield "sharding", f"{split}; {run.speed.sharding.log_line}"
     yield "communication", _communication(forecast)
     yield (
         "a checkpoint",
@@ -122,7 +134,15 @@ def _rows(forecast: Forecast) -> Iterable[tuple[str, str]]:
 
 def _memory_rows(memory: MemoryEstimate) -> Iterable[tuple[str, str]]:
     for part in _PARTS:
-        yield f"  {part}", f"{getattr(memory, part) / 1e9:.1f} GB"
+        yield f"  {part}", f"{getattr(memory, part) / 1e9:,.2f} GB"
+
+
+def _recomputed(forecast: Forecast) -> str:
+    return f", and {forecast.recomputed_flops / 1e9:,.1f} G computed again" if forecast.recomputed_flops else ""
+
+
+def _largest(forecast: Forecast) -> str:
+    return f"{forecast.largest_microbatch:,} would fit" if forecast.largest_microbatch else "not even 1 would fit"
 
 
 def _gpus(forecast: Forecast) -> str:
@@ -136,7 +156,7 @@ def _duration(seconds: float) -> str:
 def _cost(forecast: Forecast) -> str:
     price = forecast.cluster.price
     if price is None:
-        return "unknown; say --price"
+        return 'unknown; say --price, such as --price "2.5 USD"'
     return f"{forecast.gpu_hours * price.amount:,.0f} {price.unit or '(in the unit of --price)'}"
 
 
@@ -151,8 +171,12 @@ def _reading(forecast: Forecast) -> str:
 
 
 def _communication(forecast: Forecast) -> str:
-    volume, step = forecast.communication, forecast.seconds / forecast.steps
+    volumes = {"in the node": forecast.communication.within_node, "between nodes": forecast.communication.between_nodes}
+    received = " and ".join(f"{volume / 1e9:,.1f} GB {where}" for where, volume in volumes.items() if volume)
+    if not received:
+        return "none"
+    step = forecast.seconds / forecast.steps
     return (
-        f"{volume.within_node / 1e9:,.1f} GB in the node and {volume.between_nodes / 1e9:,.1f} GB between nodes reach "
-        f"a GPU in a step: {forecast.communication_seconds * 1e3:,.0f} ms of {step * 1e3:,.0f}, if nothing were hidden"
+        f"{received} reach a GPU in a step: {forecast.communication_seconds * 1e3:,.0f} ms of {step * 1e3:,.0f}, if "
+        "nothing were hidden"
     )

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maws_composer.planning.workload import Blocks, Workload
+from maws_composer.planning.step import Step
+from maws_composer.planning.workload import Workload
 
 BYTES_PER_WEIGHT = 4  # of the shards, in fp32
-BYTES_PER_GRADIENT = 4  # reduced in fp32
 BYTES_PER_MOMENTS = 8  # Adam's two
-BYTES_PER_GATHERED = {"fp32": 4, "tf32": 4, "amp_bf16": 2}  # of a block's weight, while it is computed with
-# What a block keeps for its backward pass, in bytes per token and channel. In fp32: the inputs of norm1, qkv, norm2,
-# fc1 and proj, the residual between, q, k and v, and both sides of the GELU, 16 numbers in all. Under bf16 autocast
-# the two of the residual stream stay in fp32.
-_KEPT_PER_CHANNEL = {"fp32": 64, "tf32": 64, "amp_bf16": 36}
-# What goes through a block and is kept by nobody is most at the GELU: its two sides, the residual stream and norm2's
-# output; in the backward pass about as much, of gradients.
-_PASSING_PER_CHANNEL = {"fp32": 40, "tf32": 40, "amp_bf16": 24}
-# A checkpointed block keeps its input, in fp32.
-_KEPT_BY_CHECKPOINTED = 4
 # CUDA context, NCCL buffers and cuBLAS workspaces (our choice; about what nvidia-smi shows for an idle rank)
 FIXED_OVERHEAD = 2.5e9
 # The caching allocator's fragments (our choice)
@@ -27,31 +17,33 @@ _FRAGMENTATION = 1.1
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU.
+    """Bytes on one GPU, at the moment of a step at which they are most.
 
     Attributes:
-        weights, gradients, moments: this GPU's shards.
+        when: that moment, to be read behind "most".
+        weights, gradients, moments: this GPU's shards; gradients as far as they are there at that moment.
         callbacks: what callbacks keep of the parameters, such as a moving average, of this GPU's shards.
-        gathered: whole parameters and gradients of the blocks that are being computed.
-        activations: what is kept for the backward pass.
+        metrics: of evaluations, which lie there while training, too.
+        gathered: whole parameters, and whole gradients that are not reduced yet.
+        activations: the batch, what is kept for the backward pass, and what is being computed.
+        kept: of them, what the whole forward pass keeps; computed again is not kept.
     """
 
+    when: str
     weights: float
     gradients: float
     moments: float
     callbacks: float
+    metrics: float
     gathered: float
     activations: float
-
-    @property
-    def states(self) -> float:
-        """What does not depend on the microbatch."""
-        return self.weights + self.gradients + self.moments + self.callbacks
+    kept: float
 
     @property
     def tensors(self) -> float:
-        """What there is at the moment when it is most."""
-        return self.states + self.gathered + self.activations
+        """All of them."""
+        there_always = self.weights + self.moments + self.callbacks + self.metrics
+        return there_always + self.gradients + self.gathered + self.activations
 
     @property
     def overhead(self) -> float:
@@ -70,8 +62,12 @@ def estimate_memory(
     shard: int,
     activation_checkpointing: str | int,
     kept_by_callbacks: int = 0,
+    *,
+    passes: int = 1,
+    replicate: int = 1,
+    reshard_after_forward: bool = True,
 ) -> MemoryEstimate:
-    """Memory of one training step.
+    """Memory of one training step, whose blocks are not compiled.
 
     Args:
         workload: the stage's model.
@@ -80,48 +76,28 @@ def estimate_memory(
         shard: GPUs over which weights, gradients and moments are spread.
         activation_checkpointing: "none", "all" or n for every n-th block.
         kept_by_callbacks: bytes per trained parameter.
+        passes: microbatches of a step.
+        replicate: groups of so many GPUs.
+        reshard_after_forward: blocks are gathered again for the backward pass.
     """
+    step = Step(
+        workload, precision, microbatch, shard, activation_checkpointing, passes, replicate, reshard_after_forward
+    )
+    most = max(step.moments(), key=lambda moment: moment.total)
     parameters = workload.parameters
     return MemoryEstimate(
+        when=most.when,
         weights=parameters.total * BYTES_PER_WEIGHT / shard,
-        gradients=parameters.trainable * BYTES_PER_GRADIENT / shard,
+        gradients=most.gradients,
         moments=parameters.trainable * BYTES_PER_MOMENTS / shard,
         callbacks=parameters.trainable * kept_by_callbacks / shard,
-        gathered=_gathered(workload, precision),
-        activations=microbatch * _kept_per_image(workload, precision, activation_checkpointing),
+        metrics=workload.surroundings.metrics_bytes,
+        gathered=most.gathered,
+        activations=most.activations,
+        kept=step.kept,
     )
 
 
 def checkpoint_bytes(trained: int, kept_by_callbacks: int = 0) -> int:
     """Of a checkpoint: weights and moments of what is trained, and what callbacks keep of it; the rest is little."""
     return trained * (BYTES_PER_WEIGHT + BYTES_PER_MOMENTS + kept_by_callbacks)
-
-
-def _gathered(workload: Workload, precision: str) -> float:
-    """Whole parameters and gradients that exist beside the shards: two blocks ahead, one reduced, and the rest.
-
-    FSDP2 makes these copies where one GPU has all shards, too.
-    """
-    block = max(stack.parameters_per_block for stack in workload.stacks)
-    return block * (2 * BYTES_PER_GATHERED[precision] + BYTES_PER_GRADIENT) + workload.parameters_outside_blocks * 8
-
-
-def _kept_per_image(workload: Workload, precision: str, activation_checkpointing: str | int) -> float:
-    checkpointed = workload.checkpointed_per_stack(activation_checkpointing)
-    kept, recomputed, passing, locked = 0.0, 0.0, 0.0, 0.0
-    for stack, few in zip(workload.stacks, checkpointed, strict=True):
-        channels = stack.tokens * stack.width
-        whole, through = (channels * per[precision] for per in (_KEPT_PER_CHANNEL, _PASSING_PER_CHANNEL))
-        if stack.is_locked:  # over before anything is kept
-            locked = through
-            continue
-        kept += (stack.depth - few) * whole + few * channels * _KEPT_BY_CHECKPOINTED
-        recomputed = max(recomputed, whole if few else 0.0)
-        passing = max(passing, through)
-    return max(kept + max(recomputed, passing) + _outside_blocks(workload.stacks), locked)
-
-
-def _outside_blocks(stacks: tuple[Blocks, ...]) -> float:
-    """Embeddings, unshuffling and the loss in fp32: a handful of tensors as large as the last stack's tokens."""
-    last = stacks[-1]
-    return 8 * 4 * last.tokens * last.width

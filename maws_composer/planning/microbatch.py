@@ -1,4 +1,4 @@
-"""The microbatch of this start: the same on all ranks, reckoned before anything is tried."""
+"""What memory decides at this start: the same on all ranks, reckoned before anything is tried."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from composer.utils import dist
 
 from maws_composer.config.run import Run
+from maws_composer.parallel.settings import Speed
 from maws_composer.planning.memory import FIXED_OVERHEAD
-from maws_composer.planning.plan import microbatch_size, workload_of
+from maws_composer.planning.plan import microbatch_size, with_resharding_decided, workload_of
 
 
 def memory_here() -> float:
@@ -24,8 +25,14 @@ def memory_here() -> float:
     return machine / 2 / dist.get_local_world_size() + FIXED_OVERHEAD
 
 
-def agree_on_microbatch(run: Run) -> int:
-    """Samples that go through each GPU at once: what the smallest one has memory for. A collective."""
+def agree_on_memory(run: Run) -> tuple[int, Speed]:
+    """What the smallest GPU has memory for. A collective.
+
+    Returns:
+        Samples that go through each GPU at once, and the run's `speed`, which knows whether blocks are resharded after
+        the forward pass.
+    """
     world_size, workload = dist.get_world_size(), workload_of(run)
     memory = min(dist.all_gather_object(memory_here()))
-    return microbatch_size(run, workload, world_size, memory)
+    decided = with_resharding_decided(run, workload, world_size, memory)
+    return microbatch_size(run, workload, world_size, memory), decided.speed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maws_composer.config.run import Run
 from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.planning.memory import MemoryEstimate, estimate_memory
@@ -9,7 +11,8 @@ from maws_composer.planning.workload import Workload
 from maws_composer.planning.world_sizes import legal_world_sizes
 from maws_composer.registry import lookup
 
-# Of a GPU's memory, for `auto`: the estimate is arithmetic, and what does not fit costs more than one pass more (ours).
+# Of a GPU's memory, for `auto`: the estimate is arithmetic, and what does not fit costs more than one pass more, or
+# gathering twice (ours).
 _USED = 0.8
 
 
@@ -33,10 +36,24 @@ def kept_by_callbacks(run: Run) -> int:
 
 
 def memory_of(run: Run, workload: Workload, world_size: int, microbatch: int) -> MemoryEstimate:
-    """Memory per GPU of this run on `world_size` GPUs."""
-    _, shard = sharding_degrees(world_size, run.speed.sharding.shard)
-    checkpointing, kept = run.speed.activation_checkpointing, kept_by_callbacks(run)
-    return estimate_memory(workload, run.precision, microbatch, shard, checkpointing, kept)
+    """Memory per GPU of this run on `world_size` GPUs; with `reshard_after_forward: auto`, the least."""
+    replicate, shard = sharding_degrees(world_size, run.speed.sharding.shard)
+    return estimate_memory(
+        workload,
+        run.precision,
+        microbatch,
+        shard,
+        run.speed.activation_checkpointing,
+        kept_by_callbacks(run),
+        passes=passes_of(run, world_size, microbatch),
+        replicate=replicate,
+        reshard_after_forward=run.speed.sharding.reshards,
+    )
+
+
+def passes_of(run: Run, world_size: int, microbatch: int) -> int:
+    """Microbatches of a step."""
+    return -(-(run.global_train_batch_size // world_size) // microbatch)
 
 
 def microbatch_size(run: Run, workload: Workload, world_size: int, memory: float) -> int:
@@ -56,6 +73,28 @@ def microbatch_size(run: Run, workload: Workload, world_size: int, memory: float
         return min(run.speed.device_train_microbatch_size, share)
     sizes = (share // passes for passes in range(1, share + 1) if share % passes == 0)
     return next((size for size in sizes if memory_of(run, workload, world_size, size).total <= _USED * memory), 1)
+
+
+def with_resharding_decided(run: Run, workload: Workload, world_size: int, memory: float) -> Run:
+    """The run, which knows whether blocks are resharded after the forward pass.
+
+    With `auto`, what was gathered stays where that fits beside the microbatch that is taken anyway, which so never
+    depends on it.
+
+    Args:
+        run: a configuration whose batch can be split over them.
+        workload: of its stage.
+        world_size: number of GPUs.
+        memory: of a GPU, in bytes.
+    """
+    if run.speed.sharding.reshard_after_forward != "auto":
+        return run
+    kept, resharded = (
+        replace(run, speed=replace(run.speed, sharding=replace(run.speed.sharding, reshard_after_forward=reshards)))
+        for reshards in (False, True)
+    )
+    size = microbatch_size(run, workload, world_size, memory)
+    return kept if memory_of(kept, workload, world_size, size).total <= _USED * memory else resharded
 
 
 def possible_world_sizes(

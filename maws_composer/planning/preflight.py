@@ -111,6 +111,7 @@ def check_model(run: Run, world_size: int, memory: float) -> list[Problem]:
     if needed <= memory:
         return []
     smaller = "" if run.speed.device_train_microbatch_size == "auto" else "set device_train_microbatch_size=auto, "
+    smaller += "" if run.speed.sharding.reshards else "set sharding.reshard_after_forward=auto, "
     message = (
         f"a step needs about {needed / 1e9:.0f} GB per GPU on {world_size} GPUs in microbatches of {microbatch}, "
         f"this kind has {memory / 1e9:.0f}; {smaller}raise sharding.shard, or set activation_checkpointing=all"

@@ -6,43 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from maws_composer.models.sizes import DecoderSize, ViTSize, visible_patches
-from maws_composer.planning.flops import block_macs, classifier_macs, mae_macs, training_flops, vit_macs
-from maws_composer.planning.parameters import (
-    Parameters,
-    block_parameters,
-    classifier_parameters,
-    mae_parameters,
-    vit_parameters,
-)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A stack of equal transformer blocks, and how many tokens of one image (or text) go through it.
-
-    A locked one is not trained: it keeps no activations, and is never checkpointed. Blocks that are not ours say how
-    many parameters each has.
-    """
-
-    depth: int
-    width: int
-    head_dim: int
-    tokens: int
-    qk_norm: bool = False
-    is_locked: bool = False
-    own_parameters: int | None = None
-
-    @property
-    def parameters_per_block(self) -> int:
-        if self.own_parameters is not None:
-            return self.own_parameters
-        return block_parameters(self.width, self.head_dim, self.qk_norm)
-
-    @property
-    def macs_per_block(self) -> int:
-        if self.own_parameters is not None:  # each is used once for each token
-            return self.tokens * self.own_parameters + 2 * self.tokens**2 * self.width
-        return block_macs(self.width, self.tokens)
+from maws_composer.planning.blocks import Blocks, Numbers
+from maws_composer.planning.flops import classifier_macs, mae_macs, training_flops, vit_macs
+from maws_composer.planning.parameters import Parameters, classifier_parameters, mae_parameters, vit_parameters
 
 
 class TextWorkload(NamedTuple):
@@ -53,6 +19,32 @@ class TextWorkload(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What memory holds before and behind the blocks; numbers are of one image.
+
+    Attributes:
+        sample_bytes: of a sample in the batch, on the device.
+        embedded: numbers that the embedding keeps for its backward pass.
+        outputs: numbers of what the forward pass returns. The trainer holds them until the next ones.
+        loss: further numbers at the loss or in its backward pass, where they are most.
+        embedding_parameters: trained ones in front of the blocks, whose gradients come last.
+        single_rows: parameters in tensors of one row, such as positions. FSDP2 shards rows: it gathers such a tensor
+            as often as there are shards.
+        metrics_bytes: that evaluations count in, which lie on the device all the time.
+        pairs_width: of the embeddings of a loss over all pairs of the batch. None: each image has a loss of its own.
+    """
+
+    sample_bytes: int
+    embedded: Numbers
+    outputs: Numbers
+    loss: Numbers
+    embedding_parameters: int
+    single_rows: int
+    metrics_bytes: int = 0
+    pairs_width: int | None = None
+
+
+@dataclass(frozen=True)
 class Workload:
     """One stage's model, per image.
 
@@ -60,6 +52,7 @@ class Workload:
         parameters: all of them, and those without a gradient.
         forward_macs: multiply-accumulates of one image, forward, of what is trained.
         stacks: the stacks of blocks, in the order of the forward pass.
+        surroundings: of the blocks.
         locked_macs: multiply-accumulates of one image, forward, of what is not.
         caches_gradients: microbatches are embedded once more, before the loss is known.
     """
@@ -67,6 +60,7 @@ class Workload:
     parameters: Parameters
     forward_macs: int
     stacks: tuple[Blocks, ...]
+    surroundings: Surroundings
     locked_macs: int = 0
     caches_gradients: bool = False
 
@@ -78,6 +72,11 @@ class Workload:
     @property
     def parameters_outside_blocks(self) -> int:
         return self.parameters.total - sum(stack.depth * stack.parameters_per_block for stack in self.stacks)
+
+    @property
+    def trained_in_blocks(self) -> int:
+        """Parameters of the blocks that have a backward pass."""
+        return sum(stack.depth * stack.parameters_per_block for stack in self.stacks if not stack.is_locked)
 
     def checkpointed_per_stack(self, activation_checkpointing: str | int) -> list[int]:
         """How many blocks of each stack recompute their activations; every n-th counts through all stacks."""
@@ -111,22 +110,52 @@ def is_checkpointed(number: int, activation_checkpointing: str | int) -> bool:
 def mae_workload(size: ViTSize, image_size: int, mask_ratio: float, decoder: DecoderSize, qk_norm: bool) -> Workload:
     """Encoder blocks on the class token and the visible patches, decoder blocks on all of them."""
     patches = size.patches(image_size)
+    visible, pixels = visible_patches(patches, mask_ratio), patches * size.patch_values
     return Workload(
         mae_parameters(size, image_size, decoder, qk_norm=qk_norm),
         mae_macs(size, image_size, mask_ratio, decoder).total,
         (
-            Blocks(size.depth, size.width, size.head_dim, visible_patches(patches, mask_ratio) + 1, qk_norm),
+            Blocks(size.depth, size.width, size.head_dim, visible + 1, qk_norm),
             Blocks(decoder.depth, decoder.width, decoder.head_dim, patches + 1, qk_norm),
+        ),
+        Surroundings(
+            sample_bytes=pixels,
+            embedded=Numbers(computed=visible * size.patch_values),
+            outputs=Numbers(computed=pixels + size.patch_values),
+            # Of the error's square in the backward pass the error, the incoming gradient, two products and the result.
+            # In the forward pass as many: images, patches, centered, normalized, and the prediction in fp32.
+            loss=Numbers(fp32=5 * pixels),
+            embedding_parameters=(size.patch_values + 2) * size.width,
+            single_rows=(patches + 2) * (size.width + decoder.width),
         ),
     )
 
 
-def wsp_workload(size: ViTSize, num_classes: int, image_size: int, fixed_positions: bool, qk_norm: bool) -> Workload:
+def wsp_workload(
+    size: ViTSize,
+    num_classes: int,
+    image_size: int,
+    fixed_positions: bool,
+    qk_norm: bool,
+    metrics_bytes: int = 0,
+) -> Workload:
     """Blocks on all patches and the class token, then the head."""
+    parameters = classifier_parameters(size, num_classes, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm)
+    patches = size.patches(image_size)
+    positions = (patches + 1) * size.width
     return Workload(
-        classifier_parameters(size, num_classes, image_size, fixed_positions=fixed_positions, qk_norm=qk_norm),
+        parameters,
         classifier_macs(size, num_classes, image_size),
-        (Blocks(size.depth, size.width, size.head_dim, size.patches(image_size) + 1, qk_norm),),
+        (Blocks(size.depth, size.width, size.head_dim, patches + 1, qk_norm),),
+        Surroundings(
+            sample_bytes=patches * size.patch_values,
+            embedded=Numbers(computed=patches * size.patch_values),
+            outputs=Numbers(computed=num_classes),
+            loss=Numbers(fp32=num_classes, cast=2 * num_classes),  # softmax of logits, and these in fp32
+            embedding_parameters=(size.patch_values + 2) * size.width + positions - parameters.fixed,
+            single_rows=positions + size.width,
+            metrics_bytes=metrics_bytes,
+        ),
     )
 
 
@@ -149,13 +178,27 @@ def lit_workload(
     total = tower + text.parameters + image_projection + text_projection + 1 + has_bias
     of_images = vit_macs(size, image_size) if not image_embeddings else 0
     of_texts = text.blocks.depth * text.blocks.macs_per_block
-    images = Blocks(size.depth, size.width, size.head_dim, size.patches(image_size) + 1, qk_norm, lock_image_tower)
+    patches = size.patches(image_size)
+    images = Blocks(size.depth, size.width, size.head_dim, patches + 1, qk_norm, lock_image_tower)
+    outside_images = tower - images.depth * images.parameters_per_block if not image_embeddings else 0
+    outside_texts = text.parameters - text.blocks.depth * text.blocks.parameters_per_block
+    pixels = patches * size.patch_values
     return Workload(
         Parameters(total, fixed),
         of_texts + image_projection + text_projection + of_images * (not lock_image_tower),
         (
             *(() if image_embeddings else (images,)),
             text.blocks,
+        ),
+        Surroundings(
+            sample_bytes=(4 * size.width if image_embeddings else pixels) + 16 * text.blocks.tokens,  # ids, mask
+            # what the norm of text embeddings reads; of images nothing where their tower is locked
+            embedded=Numbers(fp32=text.blocks.channels, computed=0 if lock_image_tower else pixels),
+            outputs=Numbers(fp32=2 * embed_dim),
+            loss=Numbers(fp32=6 * embed_dim),  # both embeddings before they had unit length, and gradients
+            embedding_parameters=outside_texts + outside_images * (not lock_image_tower),
+            single_rows=0 if image_embeddings else (patches + 2) * size.width,
+            pairs_width=embed_dim,
         ),
         locked_macs=of_images * lock_image_tower,
         caches_gradients=True,

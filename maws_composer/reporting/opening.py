@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from composer.models import ComposerModel
@@ -19,7 +20,7 @@ from maws_composer.data.preflight import report_epoch, report_own_epoch
 from maws_composer.models.attention import chosen_kernels
 from maws_composer.parallel.degrees import sharding_degrees
 from maws_composer.parallel.precision import say_devices
-from maws_composer.parallel.settings import Speed
+from maws_composer.parallel.settings import Sharding, Speed
 from maws_composer.planning.microbatch import memory_here
 from maws_composer.planning.plan import memory_of, possible_world_sizes, workload_of
 from maws_composer.planning.world_sizes import say_world_sizes
@@ -29,7 +30,12 @@ _USUAL = ("adamw", "warmup_then_decay")
 
 
 def opening(
-    run: Run, stage: ComposerModel, data: SampleDataset | OwnSamples, microbatch: int, resume_from: ResumePoint | None
+    run: Run,
+    stage: ComposerModel,
+    data: SampleDataset | OwnSamples,
+    microbatch: int,
+    speed: Speed,
+    resume_from: ResumePoint | None,
 ) -> str:
     """The lines, for the log of rank 0.
 
@@ -38,13 +44,14 @@ def opening(
         stage: sharded.
         data: what it is trained on.
         microbatch: samples that go through a GPU at once.
+        speed: the run's, in which resharding is decided.
         resume_from: the checkpoint that will be loaded.
     """
     lines = [
         f"training: {_what(run)}",
         f"on: {_machines()}; {_precision(run)}",
-        f"sharding: {_sharding(run)}",
-        f"a step: {_step(run, microbatch)}",
+        f"sharding: {_sharding(speed.sharding)}",
+        f"a step: {_step(replace(run, speed=speed), microbatch)}",
         *(f"by: {line}" for line in _chosen(run)),
         *(kernel.log_line for kernel in chosen_kernels(stage)),
         f"blocks: {_blocks(run.speed)}",
@@ -81,10 +88,10 @@ def _precision(run: Run) -> str:
     return f"{run.precision}, deterministic kernels" if run.deterministic else run.precision
 
 
-def _sharding(run: Run) -> str:
+def _sharding(sharding: Sharding) -> str:
     world_size = dist.get_world_size()
-    replicas, shards = sharding_degrees(world_size, run.speed.sharding.shard)
-    return f"{say_devices(world_size)} = {count(replicas, 'replica')} x {count(shards, 'shard')}"
+    replicas, shards = sharding_degrees(world_size, sharding.shard)
+    return f"{say_devices(world_size)} = {count(replicas, 'replica')} x {count(shards, 'shard')}; {sharding.log_line}"
 
 
 def _step(run: Run, microbatch: int) -> str:

@@ -9,8 +9,9 @@ from torch import nn
 
 from maws_composer.data.own_text import is_own, own_tower
 from maws_composer.models.text_tower import TextSettings, build_text_tower, text_size
+from maws_composer.planning.blocks import Blocks
 from maws_composer.planning.parameters import text_parameters
-from maws_composer.planning.workload import Blocks, TextWorkload
+from maws_composer.planning.workload import TextWorkload
 
 _HEAD_DIM = 64  # of a tower whose heads nobody knows
 
@@ -30,7 +31,8 @@ def text_workload(settings: TextSettings) -> TextWorkload:
     tokens = settings.context_length
     if not is_own(settings):
         size = text_size(settings)
-        return TextWorkload(text_parameters(size), Blocks(size.depth, size.width, size.head_dim, tokens))
+        blocks = Blocks(size.depth, size.width, size.head_dim, tokens, post_norm=True)
+        return TextWorkload(text_parameters(size), blocks)
     with torch.device("meta"):
         tower = _own(settings)
     blocks = tower.blocks()

@@ -16,7 +16,13 @@ from maws_composer.models.classifier import ImageClassifier, soft_label_cross_en
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.planning.workload import Workload, wsp_workload
 from maws_composer.registry import OneOf, lookup, register_stage
-from maws_composer.stages.label_metrics import THIRDS, BinnedMeanAveragePrecision, LabelLoss, PrecisionAt
+from maws_composer.stages.label_metrics import (
+    THIRDS,
+    BinnedMeanAveragePrecision,
+    LabelLoss,
+    PrecisionAt,
+    bytes_of_bins,
+)
 from maws_composer.stages.pixels import normalize
 
 Batch = Mapping[str, Any]
@@ -74,7 +80,8 @@ class WspStage(ComposerModel):
         size: str, num_classes: int, image_size: int, fixed_positions: bool, qk_norm: bool, frequency_thirds: bool
     ) -> Workload:
         """What this costs, without building it."""
-        return wsp_workload(lookup("size", size).builder, num_classes, image_size, fixed_positions, qk_norm)
+        metrics = (1 + frequency_thirds) * bytes_of_bins(num_classes)
+        return wsp_workload(lookup("size", size).builder, num_classes, image_size, fixed_positions, qk_norm, metrics)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         return self.classifier(normalize(batch["image"]))

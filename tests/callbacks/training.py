@@ -34,6 +34,7 @@ from maws_composer.parallel.agree import cpu_group
 from maws_composer.parallel.leave import leave_process_group
 from maws_composer.parallel.precision import torch_device
 from maws_composer.parallel.shard import already_sharded, shard
+from maws_composer.planning.microbatch import agree_on_memory
 from maws_composer.reporting.metrics_file import read_metrics
 from maws_composer.reporting.metrics_logger import MetricsFile
 from maws_composer.reporting.picture_logger import PictureFiles
@@ -88,8 +89,8 @@ def fit(
         more: callbacks that come last.
     """
     run = load(folder, callbacks, steps, *overrides).run
-    stage = build_stage(run)
-    shard(stage, run.speed, run.precision, run.seed, torch_device())
+    stage, (_, speed) = build_stage(run), agree_on_memory(run)
+    shard(stage, speed, run.precision, run.seed, torch_device())
     optimizer = build_optimizer(stage, run)
     group = cpu_group(60)
     trainer = Trainer(

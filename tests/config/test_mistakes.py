@@ -72,6 +72,10 @@ IN_THE_FILE = {
             "run.yaml, line 7",
         ),
     ),
+    "neither word nor switch": (
+        "speed: {sharding: {reshard_after_forward: never}}",
+        ("speed.sharding.reshard_after_forward", "expected auto, true or false, got 'never'", "run.yaml, line 7"),
+    ),
     "number of the wrong size where words are possible": (
         "speed: {activation_checkpointing: 0}",
         ("speed.activation_checkpointing", "0 is not above 0", "run.yaml, line 7"),

@@ -49,7 +49,7 @@ def main(options: dict) -> None:
     with torch.device("meta"):
         stage = Stage()
     speed = Speed(
-        sharding=Sharding(shard=options.get("shard")),
+        sharding=Sharding(shard=options.get("shard"), reshard_after_forward=options.get("reshards", True)),
         activation_checkpointing=options.get("checkpointing", "none"),
         compile=options.get("compile", False),
     )

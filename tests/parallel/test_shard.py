@@ -41,6 +41,13 @@ def test_recomputed_activations_give_the_same_bits(alone: dict, blocks: str | in
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", [{"shard": 2, "checkpointing": 2}, {"shard": 1}])
+def test_blocks_that_stay_gathered_give_the_same_bits(given: dict) -> None:
+    kept, again = (run_ranks(STEPS, {**given, "reshards": reshards}, world_size=2)[0] for reshards in (False, True))
+    assert kept["losses"] == again["losses"]
+
+
+@pytest.mark.slow
 def test_compiled_blocks_train_as_eager_ones(alone: dict) -> None:
     compiled = run_ranks(STEPS, {"compile": True, "checkpointing": 2}, world_size=2, timeout=280)[0]
     assert_allclose(compiled["losses"], alone["losses"], rtol=1e-5)

@@ -14,5 +14,6 @@ memories = json.loads(sys.argv[1])
 dist.init_process_group("gloo")
 microbatch.memory_here = lambda: memories[dist.get_rank()]
 run = load_with_ours(ROOT / "yamls/mae_vitl.yaml", ["data.train.remote=s3://b/x"]).run
-print(json.dumps({"size": microbatch.agree_on_microbatch(run)}))
+size, speed = microbatch.agree_on_memory(run)
+print(json.dumps({"size": size, "reshards": speed.sharding.reshards}))
 leave_process_group()

@@ -29,6 +29,14 @@ FINE_TUNING = {"vit_b16": (512, 107.0), "vit_l16": (512, 362.0), "vit_h14": (518
     "vit_2b14": (518, 2818.5),
     "vit_6.5b14": (518, 9321.5),
 }
+# FACTS 2.2: FLOPs of 5 B samples, WSP and MAE; the share of an MAE step in a WSP step
+RUNS = {
+    "vit_b16": (5.275e20, 2.934e20, 0.556),
+    "vit_l16": (1.847e21, 6.227e20, 0.337),
+    "vit_h14": (5.020e21, 1.457e21, 0.290),
+    "vit_2b14": (1.481e22, 3.923e21, 0.265),
+    "vit_6.5b14": (5.021e22, 1.283e22, 0.256),
+}
 
 
 def counted(function) -> int:
@@ -52,6 +60,12 @@ def test_flops_of_wsp_are_those_of_the_table(name):
     macs = classifier_macs(SIZES[name], 28_000)
     assert [macs / 1e9, training_flops(macs) / 1e9] == pytest.approx(WSP[name], rel=1e-3)
     assert macs - vit_macs(SIZES[name]) == 28_000 * SIZES[name].width
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_flops_of_a_run_are_those_of_the_table(name):
+    wsp, mae = (training_flops(macs) for macs in (classifier_macs(SIZES[name], 28_000), mae_macs(SIZES[name]).total))
+    assert [5e9 * wsp, 5e9 * mae, mae / wsp] == pytest.approx(RUNS[name], rel=2e-3)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -10,11 +10,19 @@ import pytest
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
 from maws_composer.planning.forecast import Cluster, forecast
-from maws_composer.planning.plan import memory_of, microbatch_size, possible_world_sizes, workload_of
+from maws_composer.planning.plan import (
+    memory_of,
+    microbatch_size,
+    possible_world_sizes,
+    with_resharding_decided,
+    workload_of,
+)
 from maws_composer.planning.preflight import check_model, check_nodes
+from maws_composer.stages.build import build_stage
 from tests.processes import ROOT, run_ranks
 
 GB = 1e9
+POLICIES = ("auto", "false", "true")
 RANKS = Path(__file__).parent / "microbatch_ranks.py"
 
 
@@ -36,6 +44,32 @@ def test_the_microbatch_is_the_largest_equal_part_of_a_share_that_fits(name: str
         assert all(memory_of(run, workload, gpus, other).total > 0.8 * memory for other in larger)
 
 
+@pytest.mark.parametrize("name", ["mae_vitb", "wsp_vith", "mae_vit2b", "mae_vit6.5b", "lit_vitl"])
+@pytest.mark.parametrize("memory", [40 * GB, 80 * GB])
+def test_blocks_stay_gathered_where_that_fits_beside_the_microbatch(name: str, memory: float) -> None:
+    run, kept, resharded = (recipe(name, f"speed.sharding.reshard_after_forward={how}") for how in POLICIES)
+    workload = workload_of(run)
+    for gpus in (8, 64):
+        size = microbatch_size(run, workload, gpus, memory)
+        assert size == microbatch_size(resharded, workload, gpus, memory)
+        fits = memory_of(kept, workload, gpus, size).total <= 0.8 * memory
+        decided = with_resharding_decided(run, workload, gpus, memory)
+        assert decided.speed.sharding.reshard_after_forward is not fits
+        for given in (kept, resharded):
+            assert with_resharding_decided(given, workload, gpus, memory) == given
+
+
+def test_what_stays_gathered_counts_in_memory() -> None:
+    kept, resharded = (
+        recipe("mae_vitl", f"speed.sharding.reshard_after_forward={given}") for given in ("false", "true")
+    )
+    blocks = [sum(each.numel() for each in block.parameters()) for block in build_stage(kept).blocks()]
+    more = memory_of(kept, workload_of(kept), 8, 64).gathered - memory_of(resharded, workload_of(kept), 8, 64).gathered
+    assert more == pytest.approx(2 * (sum(blocks) - max(blocks)))  # in bf16
+    (problem,) = check_model(replace(kept, precision="fp32"), 8, 4 * GB)
+    assert "set sharding.reshard_after_forward=auto" in problem.message
+
+
 def test_on_half_of_the_gpus_the_same_configuration_fits() -> None:
     run = recipe("mae_vitl", "speed.device_train_microbatch_size=512")
     workload = workload_of(run)
@@ -48,8 +82,11 @@ def test_on_half_of_the_gpus_the_same_configuration_fits() -> None:
 
 
 def test_the_smallest_gpu_decides_for_all_ranks() -> None:
-    sizes = [rank["size"] for rank in run_ranks(RANKS, [80 * GB, 40 * GB], world_size=2)]
+    ranks = run_ranks(RANKS, [80 * GB, 40 * GB], world_size=2)
+    sizes = [rank["size"] for rank in ranks]
     run = recipe("mae_vitl")
+    decided = with_resharding_decided(run, workload_of(run), 2, 40 * GB)
+    assert [rank["reshards"] for rank in ranks] == [decided.speed.sharding.reshards] * 2
     assert sizes == [microbatch_size(run, workload_of(run), 2, 40 * GB)] * 2
     assert sizes[0] < microbatch_size(run, workload_of(run), 2, 80 * GB)
 

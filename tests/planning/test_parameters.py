@@ -9,7 +9,12 @@ import torch
 from maws_composer.models.mae import MaskedAutoencoder
 from maws_composer.models.sizes import SIZES, DecoderSize
 from maws_composer.models.vit import VisionTransformer
-from maws_composer.planning.parameters import decoder_parameters, mae_parameters, vit_parameters
+from maws_composer.planning.parameters import (
+    classifier_parameters,
+    decoder_parameters,
+    mae_parameters,
+    vit_parameters,
+)
 
 TABLE = {
     "vit_b16": (85_798_656, 151_296, 26_109_184, 26_008_320, 111_907_840, 111_655_680),
@@ -18,6 +23,14 @@ TABLE = {
     "vit_2b14": (1_890_408_960, 657_920, 26_965_068, 26_833_484, 1_917_374_028, 1_916_584_524),
     "vit_6.5b14": (6_447_632_384, 1_052_672, 27_751_500, 27_619_916, 6_475_383_884, 6_474_199_628),
 }  # FACTS 2.1: backbone, its positions; decoder, trained part; MAE, trained part
+# FACTS 2.1: the 28,000-class head; the model with 1,000 classes, and for which images; the paper's table 1, rounded
+CLASSIFIERS = {
+    "vit_b16": (21_532_000, 512, 87_203_560, 86e6),
+    "vit_l16": (28_700_000, 512, 305_174_504, 307e6),
+    "vit_h14": (35_868_000, 518, 633_470_440, 632e6),
+    "vit_2b14": (71_708_000, 518, 1_895_819_240, 1.89e9),
+    "vit_6.5b14": (114_716_000, 518, 6_456_288_232, 6.44e9),
+}
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -27,6 +40,15 @@ def test_counts_are_those_of_the_table(name):
     counts = (encoder.total, encoder.fixed, decoder.total, decoder.trainable, mae.total, mae.trainable)
     assert counts == TABLE[name]
     assert vit_parameters(SIZES[name]).trainable == encoder.total
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_counts_of_classifiers_are_those_of_the_table(name):
+    head, image_size, fine_tuned, rounded = CLASSIFIERS[name]
+    backbone = vit_parameters(SIZES[name]).total
+    assert classifier_parameters(SIZES[name], 28_000).total - backbone == head
+    assert classifier_parameters(SIZES[name], 1_000, image_size).total == fine_tuned
+    assert backbone == pytest.approx(rounded, rel=0.015)  # two of the paper's are customary figures
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])

@@ -34,7 +34,7 @@ def say(tmp_path: Path, *overrides: str, resume_from: ResumePoint | None = None)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     run = load_with_ours(tmp_path / "tiny.yaml", overrides).run
     data = build_train_loader(run).dataloader.dataset
-    title, *lines = opening(run, build_stage(run), data, 8, resume_from).splitlines()
+    title, *lines = opening(run, build_stage(run), data, 8, run.speed, resume_from).splitlines()
     assert title == "tiny"
     told: dict[str, list[str]] = {}
     for line in lines:
@@ -59,7 +59,8 @@ def test_what_on_what_and_for_how_long(tmp_path: Path) -> None:
     assert len(told["attention"]) == 1 and "(auto: " in told["attention"][0]
     assert told["writes"] == [f"{tmp_path / 'run'}; a checkpoint every 10ba, the newest 3 are kept"]
     assert told["may be resumed on"] == ["1, 2, 4 processes"]
-    assert told["sharding"] == ["1 process = 1 replica x 1 shard"] and "by" not in told
+    assert told["sharding"] == ["1 process = 1 replica x 1 shard; blocks are gathered again for the backward pass"]
+    assert "by" not in told
 
 
 def test_what_is_not_as_usual_is_named(tmp_path: Path) -> None:
@@ -79,6 +80,8 @@ def test_from_where(tmp_path: Path) -> None:
 
 
 def test_how_it_is_made_fast(tmp_path: Path) -> None:
+    kept = say(tmp_path, "speed.sharding.reshard_after_forward=false")
+    assert kept["sharding"][0].endswith("; blocks stay gathered for the backward pass")
     told = say(tmp_path, "speed.compile=true", "speed.activation_checkpointing=2", "loggers.progress_bar.every=5")
     assert told["blocks"] == ["compiled; activations computed again in the backward pass: of one block in 2"]
     assert told["writes"][0].endswith("; loggers: progress_bar")

@@ -25,6 +25,7 @@ from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group
 from maws_composer.parallel.shard import already_sharded, shard
+from maws_composer.planning.microbatch import agree_on_memory
 from maws_composer.reporting.metrics_logger import MetricsFile
 from maws_composer.resilience.bad_samples import BadSamples
 from maws_composer.resilience.history import Numbers, RunHistory
@@ -76,8 +77,8 @@ def build_trainer(
         eval_batch: on which it is evaluated every other step. None: never.
         device: as Composer's trainer takes it.
     """
-    stage = build_stage(run)
-    shard(stage, run.speed, run.precision, run.seed, torch.device("cpu"))
+    stage, (_, speed) = build_stage(run), agree_on_memory(run)
+    shard(stage, speed, run.precision, run.seed, torch.device("cpu"))
     optimizer, group = build_optimizer(stage, run), cpu_group(60)
     own: list[Callback] = [
         RunHistory(Numbers()),

@@ -1,50 +1,42 @@
-"""The estimate of memory against what the allocator was asked for in a step."""
+"""The estimate of memory against what the allocator gives out in a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 
 import pytest
-import torch
-from torch.profiler import ProfilerActivity, profile
 
-from maws_composer.optim.build import build_optimizer
-from maws_composer.parallel.shard import shard
 from maws_composer.planning.plan import memory_of, workload_of
-from maws_composer.stages.build import build_stage
-from tests.step.miniature import BATCH, STAGES, load, make_batch
+from tests.processes import run_ranks
+from tests.step.miniature import BATCH, STAGES, load
+from tests.step.peak import Peak, peak_of_a_step
 
-SIDE = 96  # 256 patches: there activations are most
+RANKS = Path(__file__).parent / "peak.py"
+TRAINED = "model.lock_image_tower=false"
 
 
-def allocated_at_most(work: Callable[[], None]) -> int:
-    """Bytes that the allocator has given out at most, beyond those that it had at the beginning."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+def given(stage: str, checkpointing: str, side: int = 96, reshards: str = "true") -> list[str]:
+    """With 96 pixels there are 256 patches, and activations are most."""
+    lock = [TRAINED] if stage == "lit" else []
+    speed = [f"activation_checkpointing={checkpointing}", f"sharding.reshard_after_forward={reshards}"]
+    return [f"model.image_size={side}", *(f"speed.{key}" for key in speed), *lock]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("checkpointing", ["none", "all"])
-def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str) -> None:
-    given = [f"model.image_size={SIDE}", f"speed.activation_checkpointing={checkpointing}"]
-    locked = ["model.lock_image_tower=false"] if stage == "lit" else []
-    run = load(stage, tmp_path, *given, *locked)
-    model = build_stage(run)
-    shard(model, run.speed, run.precision, run.seed, torch.device("cpu"))
-    optimizer, batch = build_optimizer(model, run), make_batch(stage, side=SIDE)
+@pytest.mark.parametrize("reshards", ["true", pytest.param("false", marks=pytest.mark.slow)])
+def test_a_step_needs_what_was_planned(tmp_path: Path, stage: str, checkpointing: str, reshards: str) -> None:
+    run = load(stage, tmp_path, *given(stage, checkpointing, reshards=reshards))
+    planned, peak = memory_of(run, workload_of(run), 1, BATCH), peak_of_a_step(run, BATCH)
+    assert planned.tensors - planned.metrics == pytest.approx(sum(peak), rel=0.1)  # metrics are in nobody's step
 
-    def step() -> None:
-        model.loss(model(batch), batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
-    step()  # which makes the moments
-    planned = memory_of(run, workload_of(run), 1, BATCH)
-    beyond_states = planned.gradients + planned.gathered + planned.activations
-    # Fixed parts, which are rough, are a large share of so few blocks; and gradients come as activations go.
-    needed = allocated_at_most(step)
-    assert 0.9 * needed < beyond_states < 1.4 * needed
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["mae", "wsp", "lit"])
+@pytest.mark.parametrize(("checkpointing", "side"), [("none", 48), ("all", 96), ("2", 96)])
+def test_so_does_a_step_of_each_of_two_ranks(tmp_path: Path, stage: str, checkpointing: str, side: int) -> None:
+    keys = given(stage, checkpointing, side)
+    run = load(stage, tmp_path, *keys)
+    planned = memory_of(run, workload_of(run), 2, BATCH // 2)
+    for rank in run_ranks(RANKS, [stage, BATCH // 2, keys], world_size=2):
+        assert planned.tensors - planned.metrics == pytest.approx(sum(Peak(**rank)), rel=0.1)
