@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,18 +101,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="of what is counted, from which a count that was ended goes on")
     parser.add_argument("--only", choices=("sizes", "node", "streaming", "coverage"))
     options = parser.parse_args(arguments)
-    parts = {
-        "sizes": lambda: report_sizes(options.samples),
-        "node": lambda: report_node(options.samples, options.ranks, options.workers),
-        "streaming": lambda: report_streaming(options.samples),
-        "coverage": lambda: report_coverage(options.cover, folder),
+    parts: dict[str, Callable[[Path], None]] = {
+        "sizes": lambda folder: report_sizes(options.samples),
+        "node": lambda folder: report_node(options.samples, options.ranks, options.workers),
+        "streaming": lambda folder: report_streaming(options.samples),
+        "coverage": lambda folder: report_coverage(options.cover, folder),
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name, report in parts.items():
             if options.only in (None, name):
-                report()
+                report(folder)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 _PIPE = 1 << 16  # bytes that a pipe takes at once
 _LINE = 64  # bytes; where a tensor may begin
 
-_numbers = count()
+_keys = count()
 _slots: WeakValueDictionary[int, Slots] = WeakValueDictionary()
 
 
@@ -41,8 +41,8 @@ class Slots:
         memory = mmap.mmap(-1, workers * per_worker * size)
         self._memory = torch.frombuffer(memory, dtype=torch.uint8).view(-1, size)
         self._taken = np.frombuffer(mmap.mmap(-1, workers * per_worker), np.bool_)
-        self.number = next(_numbers)
-        _slots[self.number] = self
+        self.key = next(_keys)
+        _slots[self.key] = self
 
     def take(self) -> Slot:
         """In a loader process: a slot that is free; one without room, where none is."""
@@ -51,9 +51,9 @@ class Slots:
         own = range(worker.id * self._per_worker, (worker.id + 1) * self._per_worker)
         number = next((number for number in own if not self._taken[number]), None)
         if number is None:
-            return Slot(self.number, None, self._memory.new_empty(0))
+            return Slot(self.key, None, self._memory.new_empty(0))
         self._taken[number] = True
-        return Slot(self.number, number, self._memory[number])
+        return Slot(self.key, number, self._memory[number])
 
     def arrive(self, number: int | None, sent: Mapping[str, Any]) -> dict[str, Any]:
         """In the rank: the batch; its slot is free again."""
@@ -74,8 +74,8 @@ class Slots:
 class Slot:
     """Where a loader process puts the large tensors of a batch."""
 
-    def __init__(self, slots: int, number: int | None, memory: Tensor) -> None:
-        self._slots, self._number, self._memory = slots, number, memory
+    def __init__(self, key: int, number: int | None, memory: Tensor) -> None:
+        self._key, self._number, self._memory = key, number, memory
         self._placed: dict[int, _Placed] = {}  # by address
         self._used = 0
 
@@ -90,13 +90,17 @@ class Slot:
         return tensor
 
     def send(self, batch: Mapping[str, Any]) -> tuple[int, int | None, dict[str, Any]]:
-        """What is to be given to `_arrive` in the rank."""
-        return self._slots, self._number, {name: self._sent(value) for name, value in batch.items()}
+        """What `_arrive` takes in the rank."""
+        return self._key, self._number, {name: self._sent(value) for name, value in batch.items()}
 
     def _sent(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.numpy() if value.nbytes <= _PIPE else self._placed.get(value.data_ptr(), value)
+        if value.nbytes <= _PIPE:
+            return value.numpy()
+        if value.data_ptr() not in self._placed and (room := self.room(value.shape, value.dtype)) is not None:
+            value = room.copy_(value)  # made elsewhere, as tokens are
+        return self._placed.get(value.data_ptr(), value)
 
 
 class CrossingBatch(dict[str, Any]):
@@ -125,5 +129,5 @@ class _Placed(NamedTuple):
         return slot[self.begin : self.begin + self.size].view(self.dtype).view(self.shape)
 
 
-def _arrive(slots: int, number: int | None, sent: Mapping[str, Any]) -> dict[str, Any]:
-    return _slots[slots].arrive(number, sent)
+def _arrive(key: int, number: int | None, sent: Mapping[str, Any]) -> dict[str, Any]:
+    return _slots[key].arrive(number, sent)

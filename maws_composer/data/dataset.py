@@ -220,10 +220,11 @@ class SampleDataset(StreamingDataset):
             it.on_exit()  # else the iteration would wait for it
 
     def _wait_for(self, shard: int) -> None:
-        if self._shard_states[shard] == _ShardState.REMOTE:  # evicted since it was prepared
-            self.prepare_shard(shard, blocking=False)
-        while self._shard_states[shard] != _ShardState.LOCAL and not self._event.is_set():
-            sleep(TICK)
+        while (state := self._shard_states[shard]) != _ShardState.LOCAL and not self._event.is_set():
+            if state == _ShardState.REMOTE:  # evicted since it was prepared, or while it is waited for
+                self.prepare_shard(shard, blocking=False)
+            else:
+                sleep(TICK)
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> Sequence[int]:
         """This worker's samples. Each node's leader plans for its node, from where the epoch begins or goes on."""

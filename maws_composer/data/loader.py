@@ -303,8 +303,11 @@ def _data_spec(
     count: Callable[[Batch], int],
 ) -> DataSpec:
     workers, pin_memory = loader_processes(speed, World.detect().ranks_per_node), torch.cuda.is_available()
-    images = dataset.batch_size * dataset.order.crops * 3 * dataset.transform.size**2
-    slots = Slots(workers, speed.prefetch_factor, images, pin_memory) if workers else None
+    rows, tokens = dataset.batch_size * dataset.order.crops, tokenizer.context_length if tokenizer is not None else 0
+    size = rows * (
+        3 * dataset.transform.size**2 + 2 * 8 * tokens + 1024
+    )  # labels, too; pages that nothing fills cost nothing
+    slots = Slots(workers, speed.prefetch_factor, size, pin_memory) if workers else None
     options: dict[str, Any] = {
         "num_workers": workers,
         "collate_fn": partial(collate, tokenizer=tokenizer, slots=slots),

@@ -1,7 +1,7 @@
 """The shards that a loader process will need, in the order in which it will.
 
 Streaming's two background threads look at each sample by itself, which costs a third of what reading it does, and takes
-Python's lock away from the reading thread as often. Here they look at all samples at once that came into reach.
+Python's lock away from the reading thread as often. Here they look at several at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from streaming.base.constant import TICK
 from streaming.base.dataset import _Iterator
 
 from maws_composer.data.shard_readers import BisectingIndex
+
+_AT_ONCE = 16  # samples; more, and with a full cache a shard is forgotten while others of a long run are fetched
 
 Reached = Literal["prepare_index", "ready_index"]
 
@@ -38,7 +40,8 @@ def read_ahead(
         have: does what is to be done for a shard; may wait.
     """
     while not (stopped() or it.should_exit()):
-        begin, end = getattr(it, index), min(it.yield_index + reach + 1, it.total)
+        begin = getattr(it, index)
+        end = min(it.yield_index + reach + 1, it.total, begin + _AT_ONCE)
         if begin == it.total or it.ready_index == it.total:
             setattr(it, index, it.total)
             return

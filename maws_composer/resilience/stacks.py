@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch.distributed
 
 _COLLECTIVES = os.path.dirname(torch.distributed.__file__)

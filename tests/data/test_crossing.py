@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from maws_composer.data.batches import collate
 from maws_composer.data.crossing import CrossingBatch, Slots
 
 IMAGES = 4 * 3 * 96 * 96  # bytes
@@ -62,5 +65,26 @@ def test_batches_arrive_whole_and_stay(per_worker: int, size: int, shared: set[s
 def test_without_a_free_slot_a_batch_crosses_as_pytorch_has_it() -> None:
     slots = Slots(1, 1, IMAGES + 4 * 4 * 5_000, pin_memory=False)
     arrived = list(loader(slots, workers=1, prefetch_factor=8))
+    assert any(found["image"].is_shared() for found in arrived)
     for number, found in enumerate(arrived):
         assert torch.equal(found["image"], batch(number)["image"])
+
+
+def test_a_loader_that_begins_anew_has_its_slots_again() -> None:
+    def tokens(captions: Sequence[str]) -> Any:
+        return {"input_ids": torch.arange(len(captions) * 20_000).view(len(captions), -1)}
+
+    samples = [
+        ({"image": batch(number // 4)["image"][number % 4], "caption": f"{number}", "valid": True},)
+        for number in range(16)
+    ]
+    slots = Slots(1, 2, IMAGES + 8 * 4 * 20_000, pin_memory=False)
+    batches = DataLoader(
+        samples, 4, collate_fn=partial(collate, tokenizer=tokens, slots=slots),
+        num_workers=1, persistent_workers=True, multiprocessing_context="fork",
+    )  # fmt: skip
+    for stop in (0, 1, 3):  # as after a rewind, or an evaluation that was cut off
+        for number, found in zip(range(stop + 1), batches, strict=False):
+            assert torch.equal(found["image"], batch(number)["image"])
+            assert torch.equal(found["input_ids"], tokens("abcd")["input_ids"])
+            assert not found["image"].is_shared() and not found["input_ids"].is_shared()
