@@ -90,9 +90,10 @@ class Step:
                 yield Moment("in the locked blocks", gathered, self._earlier_gradients, self._batch + passing)
 
     def _loss(self) -> Moment:
-        """All activations are there, copies in bf16 of weights behind the blocks, and the last block's on their way."""
+        """All activations are there, copies in bf16 of weights behind the blocks, and the last block's as they came."""
         copies = 2 * self._behind_blocks if self.precision == "amp_bf16" else 0
-        gathered = self._outside + copies + self._still_gathered(len(self._blocks)) + self._arriving(len(self._blocks))
+        as_it_came = self._blocks[-1].parameters * self._per_weight if self._blocks else 0
+        gathered = self._outside + copies + self._still_gathered(len(self._blocks)) + as_it_came
         surroundings = self.workload.surroundings
         activations = self._batch + self.kept + self._bytes(surroundings.outputs + surroundings.loss) + self._pairs
         return Moment("at the loss", gathered, self._earlier_gradients, activations)

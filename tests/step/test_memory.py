@@ -38,5 +38,5 @@ def test_so_does_a_step_of_each_of_two_ranks(tmp_path: Path, stage: str, checkpo
     keys = given(stage, checkpointing, side)
     run = load(stage, tmp_path, *keys)
     planned = memory_of(run, workload_of(run), 2, BATCH // 2)
-    for rank in run_ranks(RANKS, [stage, BATCH // 2, keys], world_size=2):
+    for rank in run_ranks(RANKS, [stage, BATCH // 2, keys], world_size=2, timeout=600):
         assert planned.tensors - planned.metrics == pytest.approx(sum(Peak(**rank)), rel=0.1)
