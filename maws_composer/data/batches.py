@@ -32,12 +32,16 @@ def collate(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None = Non
         tokenizer: of captions.
         slots: in which the batch crosses to the rank; None: it is there already.
     """
-    samples = [sample for crops in zip(*images, strict=True) for sample in crops]
     slot = slots.take() if slots is not None else None
-    batch: Batch = {name: _stack([sample[name] for sample in samples], slot) for name in samples[0]}
-    if tokenizer is not None:
-        batch |= tokenizer(batch[CAPTION])
+    batch = columns_of(images, tokenizer, slot)
     return batch if slot is None else CrossingBatch(batch, slot)
+
+
+def columns_of(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None, slot: Slot | None) -> Batch:
+    """What `collate` makes of samples, in a slot that is taken already."""
+    samples = [sample for crops in zip(*images, strict=True) for sample in crops]
+    batch: Batch = {name: _stack([sample[name] for sample in samples], slot) for name in samples[0]}
+    return batch if tokenizer is None else {**batch, **tokenizer(batch[CAPTION])}
 
 
 def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
@@ -58,11 +62,16 @@ def count_training_samples(batch: Mapping[str, Any]) -> int:
     return len(batch["valid"])
 
 
+def stacked(rows: list[Tensor], slot: Slot | None) -> Tensor:
+    """A column of a batch, made in the slot if that has room."""
+    shape = torch.Size([len(rows), *rows[0].shape])
+    return torch.stack(rows, out=slot.room(shape, rows[0].dtype) if slot is not None else None)
+
+
 def _stack(values: list[Any], slot: Slot | None) -> Tensor | list[Any]:
     first = values[0]
     if isinstance(first, Tensor):
-        shape = torch.Size([len(values), *first.shape])
-        return torch.stack(values, out=slot.room(shape, first.dtype) if slot is not None else None)
+        return stacked(values, slot)
     if isinstance(first, bool | int):
         return torch.tensor(values)
     if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):
