@@ -1,10 +1,11 @@
-"""Decoding and cropping, one thread: our two routes against Pillow by itself and torchvision's decoder.
+"""Decoding and cropping, one thread: our routes against Pillow by itself and torchvision's decoder.
 
     python -m benchmarks.decoding
 
 A photograph that comes with matplotlib, as JPEGs of three sizes; RandomResizedCrop(224, 0.2-1) of each, all routes in
 turn, several rounds. Printed: images per second of CPU time in the best round, and the median over the rounds of the
-ratio to Pillow. Not by the clock, which on a busy machine says nothing of a core.
+ratio to Pillow. Not by the clock, which on a busy machine says nothing of a core. Of `decode: gpu`: what loader workers
+have to do; and what is left for a GPU, in batches of 256, by the clock, where there is one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import hflip, pil_to_tensor, resized_crop
 
 from maws_composer.data.decode import decode
+from maws_composer.data.device_decoding import DeviceDecoder
+from maws_composer.data.encoded import CropLater, open_encoded, pack
 from maws_composer.data.fast_jpeg import open_jpeg
 from maws_composer.data.transforms import RandomCropAndFlip
 
 SIZES = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500), "341 x 256, pre-resized": (341, 256)}
 CROP = RandomCropAndFlip(seed=0, size=224, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True)
 LIMIT = 10**9
+BATCH = 256  # of `decode: gpu`
+ON_DEVICE = "ours, decode: gpu, GPU"
 
 Route = Callable[[bytes, int], object]
 
@@ -49,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 speeds[route].append(_images_per_second(crop, data, options.seconds))
         for route, found in speeds.items():
             ratio = median(ours / theirs for ours, theirs in zip(found, speeds["Pillow"], strict=True))
-            print(f"  {route:<20} {max(found):8,.0f} images per CPU second  {ratio:5.2f}")
+            print(f"  {route:<26} {max(found):8,.0f} images per CPU second  {ratio:5.2f}")
+        if torch.cuda.is_available():
+            speed = max(_on_device_per_second(data, options.seconds) for _ in range(options.rounds))
+            print(f"  {ON_DEVICE:<26} {speed:8,.0f} images per second")
+        else:
+            print(f"  {ON_DEVICE:<26} left out: no GPU")
 
 
 def _photograph(size: tuple[int, int]) -> bytes:
@@ -64,6 +74,18 @@ def _images_per_second(crop: Route, data: bytes, seconds: float) -> float:
     while (passed := time.process_time() - begin) < seconds:
         crop(data, count)
         count += 1
+    return count / passed
+
+
+def _on_device_per_second(data: bytes, seconds: float, device: str = "cuda") -> float:
+    """Of batches as they are in the rank's memory."""
+    crops = [[CropLater(CROP)(open_encoded(data, LIMIT), 0, position)] for position in range(BATCH)]
+    batch, decoder = pack(crops)._asdict(), DeviceDecoder(CROP.size, LIMIT, torch.device(device))
+    decoder(batch)["image"].cpu()  # nvJPEG sets itself up
+    begin, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - begin) < seconds:
+        decoder(batch)["image"][-1].cpu()  # waits for it
+        count += BATCH
     return count / passed
 
 
@@ -89,6 +111,7 @@ ROUTES: dict[str, Route] = {
     "torchvision": _torchvision,
     "ours, decode: exact": lambda data, position: CROP(decode(data, LIMIT), 0, position),
     "ours, decode: fast": lambda data, position: CROP(open_jpeg(data, LIMIT), 0, position),
+    "ours, decode: gpu, loader": lambda data, position: CropLater(CROP)(open_encoded(data, LIMIT), 0, position),
 }
 
 if __name__ == "__main__":

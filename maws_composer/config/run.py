@@ -152,12 +152,15 @@ def _data_problems(data: Data) -> Iterator[Problem]:
         yield Problem("data.train.streams", f"data.train.{key} is set too; name each source once")
     if not data.train.streams and not single and data.train.dataset is None:
         yield Problem("data.train", "needs remote, local, streams or dataset")
-    if data.train.decode == "fast":
-        if data.train.central_crop or data.train.transform is not None:
-            message = "fast makes the usual random crops only; set exact, or leave out central_crop and transform"
-            yield Problem("data.train.decode", message)
-        if find_spec("cv2") is None:
-            yield Problem("data.train.decode", "fast needs the extra fast: pip install -e '.[fast]'")
+    how = data.train.decode
+    if how != "exact" and (data.train.central_crop or data.train.transform is not None):
+        message = (
+            f"{how} makes the usual random crops only: whatever else crops takes a picture that Pillow has decoded; "
+            "set exact, or leave out central_crop and transform"
+        )
+        yield Problem("data.train.decode", message)
+    if how == "fast" and find_spec("cv2") is None:
+        yield Problem("data.train.decode", "fast needs the extra fast: pip install -e '.[fast]'")
     resampling = data.train.resampling
     if resampling is not None and (resampling.threshold is None) == (resampling.epoch_size is None):
         yield Problem("data.train.resampling", "needs threshold or epoch_size, one of them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,16 @@ from maws_composer.data.crossing import CrossingBatch, Slot, Slots
 from maws_composer.data.usable import Sample
 
 Batch = dict[str, Any]
-Tokenize = Callable[[Sequence[str]], Tokens]
 
 NO_LABEL = -1
+
+
+class Tokenize(Protocol):
+    """A tokenizer of captions."""
+
+    context_length: int
+
+    def __call__(self, captions: Sequence[str], /) -> Tokens: ...
 
 
 def collate(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None = None, slots: Slots | None = None) -> Batch:
@@ -32,12 +39,16 @@ def collate(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None = Non
         tokenizer: of captions.
         slots: in which the batch crosses to the rank; None: it is there already.
     """
-    samples = [sample for crops in zip(*images, strict=True) for sample in crops]
     slot = slots.take() if slots is not None else None
-    batch: Batch = {name: _stack([sample[name] for sample in samples], slot) for name in samples[0]}
-    if tokenizer is not None:
-        batch |= tokenizer(batch[CAPTION])
+    batch = columns_of(images, tokenizer, slot)
     return batch if slot is None else CrossingBatch(batch, slot)
+
+
+def columns_of(images: Sequence[Sequence[Sample]], tokenizer: Tokenize | None, slot: Slot | None) -> Batch:
+    """What `collate` makes of samples, in a slot that is taken already."""
+    samples = [sample for crops in zip(*images, strict=True) for sample in crops]
+    batch: Batch = {name: _stack([sample[name] for sample in samples], slot) for name in samples[0]}
+    return batch if tokenizer is None else {**batch, **tokenizer(batch[CAPTION])}
 
 
 def split_batch(batch: Mapping[str, Any], size: int) -> list[Batch]:
@@ -58,11 +69,16 @@ def count_training_samples(batch: Mapping[str, Any]) -> int:
     return len(batch["valid"])
 
 
+def stacked(rows: list[Tensor], slot: Slot | None) -> Tensor:
+    """A column of a batch, made in the slot if that has room."""
+    shape = torch.Size([len(rows), *rows[0].shape])
+    return torch.stack(rows, out=slot.room(shape, rows[0].dtype) if slot is not None else None)
+
+
 def _stack(values: list[Any], slot: Slot | None) -> Tensor | list[Any]:
     first = values[0]
     if isinstance(first, Tensor):
-        shape = torch.Size([len(values), *first.shape])
-        return torch.stack(values, out=slot.room(shape, first.dtype) if slot is not None else None)
+        return stacked(values, slot)
     if isinstance(first, bool | int):
         return torch.tensor(values)
     if isinstance(first, np.ndarray) and np.issubdtype(first.dtype, np.integer):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streaming.base.dataset as streaming_dataset
@@ -41,6 +41,9 @@ from maws_composer.data.shared_plan import PlannedSamples, share_plan
 from maws_composer.data.transforms import Transform
 from maws_composer.data.usable import Sample, UnusableSampleError, undecodable, usable
 from maws_composer.data.waiting import Patience
+
+if TYPE_CHECKING:
+    from maws_composer.data.encoded import CropLater
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class SampleDataset(StreamingDataset):
         self,
         streams: Sequence[DataStream],
         make_order: MakeOrder,
-        transform: Transform,
+        transform: Transform | CropLater,
         *,
         batch_size: int,
         global_batch_size: int,

@@ -13,6 +13,7 @@ from PIL import Image
 _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF")
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BACKGROUND = (255, 255, 255)
+_END_OF_JPEG = b"\xff\xd9"  # some writers add a few bytes
 
 Image.init()
 FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
@@ -48,6 +49,18 @@ def decode(data: bytes | Image.Image, max_pixels: int) -> Image.Image:
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
         reason = "not an image of a known format" if "cannot identify" in str(error) else str(error)
         raise UndecodableImageError(reason or type(error).__name__) from error
+
+
+def jpeg_header(data: bytes | Image.Image, max_pixels: int) -> Image.Image | None:
+    """A whole JPEG of three channels, or in grey, of which only the header is read yet; None: it is anything else."""
+    if isinstance(data, bytes) and data[:2] == b"\xff\xd8" and _END_OF_JPEG in data[-64:]:
+        try:
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+        except Exception:  # as in `decode`, which says why
+            return None
+        if image.mode in ("RGB", "L") and image.width * image.height <= max_pixels:
+            return image
+    return None
 
 
 def resized_crop(

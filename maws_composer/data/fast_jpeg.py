@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 
 import cv2
@@ -10,14 +9,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maws_composer.data.decode import decode, resized_crop
+from maws_composer.data.decode import decode, jpeg_header, resized_crop
 
 cv2.setNumThreads(0)  # loader workers are the threads
 
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2, 1: cv2.IMREAD_COLOR,
 }  # fmt: skip
-_END = b"\xff\xd9"  # of a JPEG; some writers add a few bytes
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,7 @@ def open_jpeg(data: bytes | Image.Image, max_pixels: int) -> Jpeg | Image.Image:
     Raises:
         UndecodableImageError: see `decode`.
     """
-    if isinstance(data, bytes) and data[:2] == b"\xff\xd8" and _END in data[-64:]:
-        try:
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                if image.mode in ("RGB", "L") and image.width * image.height <= max_pixels:
-                    return Jpeg(data, image.size)
-        except Exception:
-            pass
+    header = jpeg_header(data, max_pixels)
+    if isinstance(data, bytes) and header is not None:
+        return Jpeg(data, header.size)
     return decode(data, max_pixels)

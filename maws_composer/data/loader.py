@@ -20,6 +20,8 @@ from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABE
 from maws_composer.data.crossing import Slots
 from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
+from maws_composer.data.device_decoding import DeviceDecoder
+from maws_composer.data.encoded import CropLater, collate_encoded, open_encoded
 from maws_composer.data.guards import DataStream
 from maws_composer.data.index import Index
 from maws_composer.data.loader_processes import loader_processes
@@ -33,6 +35,7 @@ from maws_composer.data.settings import EvalData, HeldOutData, Source, TrainData
 from maws_composer.data.sources import Shards, evaluation_shards, training_shards
 from maws_composer.data.transforms import Chosen, RandomCropAndFlip, ResizeAndCrop, Transform
 from maws_composer.data.worker import be_a_worker
+from maws_composer.parallel.precision import torch_device
 
 if TYPE_CHECKING:
     from maws_composer.config.run import Run
@@ -57,6 +60,8 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
     `caption`, list of str, and its `input_ids` and `attention_mask` int64 (batch, context). With `image_embedding`,
     float32 (batch, width), and no image.
 
+    With `decode: gpu` the image is on the rank's device, after the DataSpec's `batch_transforms`; before, it is files.
+
     Args:
         run: its data, batch size and image size.
         columns: what the stage reads besides id, and image or image_embedding.
@@ -65,6 +70,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         ConfigError: see `SampleDataset`.
     """
     data = run.data.train
+    decoder = _device_decoder(run) if IMAGE_EMBEDDING not in columns else None
     if data.dataset is not None:
         own = _own_samples(
             data, "data.train", run,
@@ -75,7 +81,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
             columns=columns,
             decode=_decoder(data),
         )  # fmt: skip
-        return _data_spec(own, run.speed, _tokenizer(run, columns), count_training_samples)
+        return _data_spec(own, run.speed, _tokenizer(run, columns), count_training_samples, decoder)
     dataset = _dataset(
         "train", training_shards(data), data, run,
         transform=_train_transform(run),
@@ -86,7 +92,7 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
         num_classes=_num_classes(run, columns),
         decode=_decoder(data),
     )  # fmt: skip
-    return _data_spec(dataset, run.speed, _tokenizer(run, columns), count_training_samples)
+    return _data_spec(dataset, run.speed, _tokenizer(run, columns), count_training_samples, decoder)
 
 
 def build_eval_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec | None:
@@ -210,7 +216,7 @@ def _dataset(
     data: TrainData | EvalData,
     run: Reads,
     *,
-    transform: Transform,
+    transform: Transform | CropLater,
     make_order: MakeOrder,
     global_batch_size: int,
     canonical_nodes: int,
@@ -244,7 +250,7 @@ def _own_samples(
     section: str,
     run: Run,
     *,
-    transform: Transform,
+    transform: Transform | CropLater,
     make_order: Callable[[int], Order],
     global_batch_size: int,
     canonical_nodes: int,
@@ -267,19 +273,28 @@ def _own_samples(
 def _decoder(data: TrainData) -> Callable[[bytes, int], Any]:
     if data.decode == "exact":
         return decode
+    if data.decode == "gpu":
+        return open_encoded
     from maws_composer.data.fast_jpeg import open_jpeg  # OpenCV is an extra
 
     return open_jpeg
 
 
-def _train_transform(run: Run) -> Transform:
+def _device_decoder(run: Run) -> DeviceDecoder | None:
+    if run.data.train.decode != "gpu":
+        return None
+    return DeviceDecoder(run.model["image_size"], run.data.train.max_pixels, torch_device())
+
+
+def _train_transform(run: Run) -> Transform | CropLater:
     size, data = run.model["image_size"], run.data.train
     if data.transform is not None:
         name = data.transform.name
         return Chosen(name, build_named("transform", data.transform, name, run), run.seed, size)
     if data.central_crop:
         return ResizeAndCrop(size, size)
-    return random_crop(run)
+    crop = random_crop(run)
+    return CropLater(crop) if data.decode == "gpu" else crop
 
 
 def random_crop(run: Run) -> RandomCropAndFlip:
@@ -301,16 +316,14 @@ def _data_spec(
     speed: ForwardSpeed,
     tokenizer: Tokenize | None,
     count: Callable[[Batch], int],
+    decoder: DeviceDecoder | None = None,
 ) -> DataSpec:
     workers, pin_memory = loader_processes(speed, World.detect().ranks_per_node), torch.cuda.is_available()
-    rows, tokens = dataset.batch_size * dataset.order.crops, tokenizer.context_length if tokenizer is not None else 0
-    size = rows * (
-        3 * dataset.transform.size**2 + 2 * 8 * tokens + 1024
-    )  # labels, too; pages that nothing fills cost nothing
-    slots = Slots(workers, speed.prefetch_factor, size, pin_memory) if workers else None
+    room = _images_bytes(dataset, decoder) + _rows(dataset) * _other_bytes(tokenizer)
+    slots = Slots(workers, speed.prefetch_factor, room, pin_memory) if workers else None
     options: dict[str, Any] = {
         "num_workers": workers,
-        "collate_fn": partial(collate, tokenizer=tokenizer, slots=slots),
+        "collate_fn": partial(collate if decoder is None else collate_encoded, tokenizer=tokenizer, slots=slots),
         "pin_memory": pin_memory,
         "worker_init_fn": be_a_worker,
     }
@@ -329,6 +342,27 @@ def _data_spec(
     return DataSpec(
         loader,
         num_samples=dataset.order.size * dataset.order.crops,
+        batch_transforms=decoder,
         split_batch=split_batch,
         get_num_samples_in_batch=count,
     )
+
+
+def _rows(dataset: SampleDataset | OwnSamples) -> int:
+    """Of a rank's batch."""
+    return dataset.batch_size * dataset.order.crops
+
+
+def _images_bytes(dataset: SampleDataset | OwnSamples, decoder: DeviceDecoder | None) -> int:
+    """Of the images of a rank's batch, as they cross: pixels; or the files of shards, with room for larger ones."""
+    as_pixels = _rows(dataset) * 3 * dataset.transform.size**2
+    if decoder is None or isinstance(dataset, OwnSamples):
+        return as_pixels
+    indexes = [stream.index for stream in dataset.streams]
+    on_average = sum(index.bytes for index in indexes) / sum(int(index.sizes.sum()) for index in indexes)
+    return max(as_pixels, int(1.25 * dataset.batch_size * on_average))
+
+
+def _other_bytes(tokenizer: Tokenize | None) -> int:
+    """Of a row, beside its image, at most: tokens and their mask, labels. Pages that nothing fills cost nothing."""
+    return 1024 + (2 * 8 * tokenizer.context_length if tokenizer is not None else 0)

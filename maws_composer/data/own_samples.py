@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from streaming.base.world import World
@@ -27,6 +27,9 @@ from maws_composer.data.settings import EvalData, TrainData
 from maws_composer.data.transforms import Transform, global_generators
 from maws_composer.data.usable import Sample, UnusableSampleError, undecodable, usable
 from maws_composer.data.waiting import Patience
+
+if TYPE_CHECKING:
+    from maws_composer.data.encoded import CropLater
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +106,7 @@ class OwnSamples(Dataset):
         self,
         own: OwnDataset,
         order: Order,
-        transform: Transform,
+        transform: Transform | CropLater,
         columns: Mapping[str, str],
         settings: EvalData | TrainData,
         *,

@@ -18,6 +18,7 @@ from streaming.base.world import World
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.data.class_preflight import class_problems
 from maws_composer.data.columns import CAPTION, DATASET_FILE, IMAGE_EMBEDDING, LABELS
+from maws_composer.data.device_decoding import device_problems
 from maws_composer.data.enlargement import enlargement_note
 from maws_composer.data.guards import DataStream, ShardError, cache_problems, needed_cache, readable_size
 from maws_composer.data.index import (
@@ -113,7 +114,7 @@ def check_data(run: Run, world_size: int, nodes: int, columns: Sequence[str] = (
         problems = problems or _label_problems(train, evaluation, run.model["num_classes"])
     if CAPTION in columns:
         problems += text_problems(run.model["text"])
-    return problems
+    return problems if IMAGE_EMBEDDING in columns else [*problems, *device_problems(train)]
 
 
 def _training_problems(

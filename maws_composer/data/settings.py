@@ -115,7 +115,8 @@ class TrainData(Source):
         crop_ratio: smallest and largest width / height of a crop.
         flip: mirror every second crop.
         decode: `exact`: whole pictures and bicubic resizing, by Pillow; `fast`: JPEGs at the scale that their crop
-            needs, by OpenCV (the extra `fast`), in half of the time or less, pixels 1 to 3 of 255 off on average.
+            needs, by OpenCV (the extra `fast`), in half of the time or less, pixels 1 to 3 of 255 off on average;
+            `gpu`: JPEGs go to the GPU as files, and nvJPEG decodes them between two steps; not run on a GPU by us yet.
         repeated_augmentation: crops of each image in a batch, of which it is decoded once. Each is a sample wherever
             samples are counted, so that a batch has so many times fewer images.
         central_crop: nothing random: resize the shorter side and crop the middle, as embeddings are made.
@@ -134,7 +135,7 @@ class TrainData(Source):
     crop_scale: Areas = (0.2, 1.0)
     crop_ratio: Ratios = (0.75, 1.3333333)
     flip: bool = True
-    decode: Literal["exact", "fast"] = "exact"
+    decode: Literal["exact", "fast", "gpu"] = "exact"
     repeated_augmentation: Positive = 1
     central_crop: bool = False
     transform: TransformSettings | None = None

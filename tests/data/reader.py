@@ -88,7 +88,7 @@ def read(scenario: dict[str, Any]) -> dict[str, Any]:
         if scenario.get("resume"):
             _stateful(loader).load_state_dict(scenario["resume"])
         try:
-            _read_batches(loader, scenario, result)
+            _read_batches(spec, scenario, result)
         finally:
             # Else garbage collection does it, at any time, in the workers of the next loader too: seconds of waiting.
             if loader._iterator is not None:
@@ -99,9 +99,10 @@ def read(scenario: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _read_batches(loader: Any, scenario: dict[str, Any], result: dict[str, Any]) -> None:
+def _read_batches(spec: Any, scenario: dict[str, Any], result: dict[str, Any]) -> None:
+    loader = spec.dataloader
     for _ in range(scenario.get("epochs", 1)):
-        for batch in loader:
+        for batch in map(spec.batch_transforms, loader):
             result["sizes"].append(len(batch["valid"]))
             names = ("epoch", "position", "replaced", "valid")
             numbers = zip(*(batch[name].tolist() for name in names), strict=True)

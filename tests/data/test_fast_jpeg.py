@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -21,18 +20,11 @@ from maws_composer.data.fast_jpeg import Jpeg, open_jpeg
 from maws_composer.data.loader import build_train_loader
 from maws_composer.data.transforms import RandomCropAndFlip
 from tests.data import reader
+from tests.data.photographs import photograph
 from tests.processes import ROOT
 
 CROP = RandomCropAndFlip(seed=1, size=224, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True)
 LIMIT = 10**8
-
-
-def photograph(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
-    """A natural picture, which comes with matplotlib."""
-    with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as image:
-        file = io.BytesIO()
-        image.convert(mode).resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90, **options)
-    return file.getvalue()
 
 
 def difference(data: bytes, position: int) -> np.ndarray:
