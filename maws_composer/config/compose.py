@@ -54,7 +54,6 @@ class Composed:
         lost: paths whose value is not known because of a problem.
         incomplete: whole files or overrides are not known.
         secrets: values of environment variables that are named like credentials.
-        options: of the command line, each with the value that follows it; there should be none.
         left: path of a key that files give to another plugin than the one that was chosen in the end.
     """
 
@@ -65,7 +64,6 @@ class Composed:
     lost: list[KeyPath] = field(default_factory=list)
     incomplete: bool = False
     secrets: set[str] = field(default_factory=set)
-    options: list[str] = field(default_factory=list)
     left: dict[KeyPath, Left] = field(default_factory=dict)
 
     def where_is(self, path: KeyPath) -> str:
@@ -103,9 +101,8 @@ def compose(file: str, overrides: Iterable[str] = (), chosen: Mapping[KeyPath, C
     """
     composer = _Composer(Composed(file), chosen or {})
     composer.add_file(file, named_by=Where(COMMAND_LINE), chain=())
-    assignments, composer.composed.options = _told_apart(overrides)
-    for assignment in assignments:
-        composer.add_override(assignment)
+    for override in overrides:
+        composer.add_override(override)
     return composer.finish()
 
 
@@ -304,22 +301,6 @@ class _Composer:
                 self.composed.add_problem(path, f"{value} is not finite")
             return value
         return None
-
-
-def _told_apart(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Assignments; and options, with the values that follow them."""
-    assignments: list[str] = []
-    options: list[str] = []
-    takes_value = False
-    for text in overrides:
-        if text.startswith("-"):
-            options.append(text)
-        elif takes_value and "=" not in text:
-            options[-1] += f" {text}"
-        else:
-            assignments.append(text)
-        takes_value = text.startswith("-") and "=" not in text
-    return assignments, options
 
 
 def _where(node: yaml.Node, file: str) -> Where:

@@ -21,7 +21,7 @@ from maws_composer.config.check import (
     signature_of,
 )
 from maws_composer.config.compose import Chosen, Composed, KeyPath, compose
-from maws_composer.config.meant import left_behind, option_problems
+from maws_composer.config.meant import left_behind, option_problems, told_apart
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run, check_world_size, contradictions
 from maws_composer.config.secrecy import mask_text
@@ -162,7 +162,8 @@ def load(
         section: Chosen(frozenset(field.name for field in dataclasses.fields(named.base)), named.default)
         for section, named in schema.named.items()
     }
-    composed = compose(str(path), overrides, chosen)
+    assignments, options = told_apart(overrides)
+    composed = compose(str(path), assignments, chosen)
     data = composed.data
     data.setdefault("run_name", Path(path).stem)
     problems = [*composed.problems, *_load_plugins(code_paths, composed)]
@@ -182,7 +183,7 @@ def load(
         _put(plain, section.path, part.plain)
     known = _known_keys(schema.config, sections, data)
     problems += [_as_problem(wrong, composed, known) for wrong in mistakes if not _follows(wrong, composed)]
-    problems += [*plugin_problems, *option_problems(composed.options, known)]
+    problems += [*plugin_problems, *option_problems(options, known)]
     for section in (each for each in sections if each.is_named):
         problems += left_behind(composed, section.path, section.schema, section.arguments)
     if config := outcome.value or _without(mistakes, rest, schema):

@@ -11,6 +11,22 @@ from maws_composer.config.compose import COMMAND_LINE, Composed, KeyPath
 from maws_composer.config.problems import Problem
 
 
+def told_apart(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Assignments of a command line; and options, of which there should be none, each with the value after it."""
+    assignments: list[str] = []
+    options: list[str] = []
+    takes_value = False
+    for text in overrides:
+        if text.startswith("-"):
+            options.append(text)
+        elif takes_value and "=" not in text:
+            options[-1] += f" {text}"
+        else:
+            assignments.append(text)
+        takes_value = text.startswith("-") and "=" not in text
+    return assignments, options
+
+
 def option_problems(options: Iterable[str], known: Sequence[KeyPath]) -> Iterator[Problem]:
     """Of `--workers 3`, where `speed.workers=3` is expected.
 
