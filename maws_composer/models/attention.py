@@ -4,7 +4,7 @@ import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -42,20 +42,32 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(self.head_dim, eps=LAYER_NORM_EPS) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens width"], wanted: Int[Tensor, "batch some"] | None = None
+    ) -> Float[Tensor, "batch tokens width"] | Float[Tensor, "batch some width"]:
         batch, count, width = tokens.shape
         q, k, v = self.qkv(tokens).view(batch, count, 3, self.heads, self.head_dim).unbind(2)
+        if wanted is not None:
+            q = chosen(q, wanted)
         # autocast runs LayerNorm in fp32, the kernels want one dtype
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        return self.proj(attend(q, k, v, self.kernel).reshape(batch, count, width))
+        return self.proj(attend(q, k, v, self.kernel).reshape(batch, -1, width))
+
+
+def chosen(
+    tokens: Float[Tensor, "batch tokens ..."], which: Int[Tensor, "batch some"]
+) -> Float[Tensor, "batch some ..."]:
+    """Some of the tokens of each image, by their indices."""
+    index = which.view(*which.shape, *[1] * (tokens.ndim - 2)).expand(-1, -1, *tokens.shape[2:])
+    return tokens.gather(1, index)
 
 
 def attend(
-    q: Float[Tensor, "batch tokens heads channels"],
+    q: Float[Tensor, "batch queries heads channels"],
     k: Float[Tensor, "batch tokens heads channels"],
     v: Float[Tensor, "batch tokens heads channels"],
     kernel: str,
-) -> Float[Tensor, "batch tokens heads channels"]:
+) -> Float[Tensor, "batch queries heads channels"]:
     """Softmax attention by the named kernel (`sdpa`: whichever torch likes best). Views in, a view out, no copies."""
     if kernel == "flash_attn":
         from flash_attn import flash_attn_func  # no wheel on PyPI, so an extra
@@ -81,6 +93,16 @@ class Block(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class FinalBlock(Block):
+    """The last of some blocks where only some tokens are wanted of it; they look at all."""
+
+    def forward(  # type: ignore[override]
+        self, tokens: Float[Tensor, "batch tokens width"], wanted: Int[Tensor, "batch some"]
+    ) -> Float[Tensor, "batch some width"]:
+        tokens = chosen(tokens, wanted) + self.attn(self.norm1(tokens), wanted)
         return tokens + self.mlp(self.norm2(tokens))
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maws_composer.models.attention import LAYER_NORM_EPS, Block
+from maws_composer.models.attention import LAYER_NORM_EPS, Block, FinalBlock, chosen
 from maws_composer.models.initialization import initialize_by_name
 from maws_composer.models.positions import sincos_positions
 from maws_composer.models.sizes import DecoderSize, visible_patches
@@ -74,9 +74,8 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pos_embed = nn.Parameter(
             torch.full((1, 1 + rows * columns, decoder.width), torch.nan), requires_grad=False
         )
-        self.decoder_blocks = nn.Sequential(
-            *[Block(decoder.width, decoder.heads, encoder.qk_norm) for _ in range(decoder.depth)]
-        )
+        kinds = [Block] * (decoder.depth - 1) + [FinalBlock]
+        self.decoder_blocks = nn.Sequential(*[kind(decoder.width, decoder.heads, encoder.qk_norm) for kind in kinds])
         self.decoder_norm = nn.LayerNorm(decoder.width, eps=LAYER_NORM_EPS)
         self.decoder_pred = nn.Linear(decoder.width, size.patch_values)
 
@@ -106,8 +105,10 @@ class MaskedAutoencoder(nn.Module):
         unseen = self.mask_token.expand(batch, self.decoder_pos_embed.shape[1] - 1, width)
         patches = unseen.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), seen)
         tokens = torch.cat([class_token, patches], dim=1) + self.decoder_pos_embed
-        decoded = self.decoder_blocks(tokens)[:, 1:]
-        return self.decoder_pred(self.decoder_norm(_chosen(decoded, hidden)))
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
+            tokens = block(tokens)
+        return self.decoder_pred(self.decoder_norm(last(tokens, hidden + 1)))  # the class token is before them
 
     def targets(
         self, images: Float[Tensor, "batch 3 height width"], hidden: Int[Tensor, "batch hidden"]
@@ -135,7 +136,7 @@ class MaskedAutoencoder(nn.Module):
         """
         patches, prediction = patchify(images.float(), self.patch_size), output.prediction.float()
         if self.norm_pix_loss:
-            mean, deviation = _moments(_chosen(patches, output.hidden))
+            mean, deviation = _moments(chosen(patches, output.hidden))
             prediction = prediction * deviation + mean
         hidden = output.hidden.unsqueeze(-1).expand_as(prediction)
         pictures = patches.scatter(1, hidden, 0.0), patches.scatter(1, hidden, prediction)
@@ -183,12 +184,6 @@ def _pieces(
     """A view."""
     pieces = images.unflatten(2, (-1, patch_size)).unflatten(4, (-1, patch_size))
     return pieces.permute(0, 2, 4, 3, 5, 1)
-
-
-def _chosen(
-    rows: Float[Tensor, "batch patches values"], chosen: Int[Tensor, "batch some"]
-) -> Float[Tensor, "batch some values"]:
-    return rows.gather(1, chosen.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 
 def _moments(

@@ -56,6 +56,8 @@ class DecoderSize:
 
     def __post_init__(self) -> None:
         _check_width(self.width, self.heads)
+        if self.depth < 1:
+            raise ValueError(f"depth {self.depth} is no decoder; expected 1 block or more")
 
     @property
     def head_dim(self) -> int:

@@ -41,7 +41,7 @@ def mae_macs(
 ) -> MaeMacs:
     """MACs of one image through the MAE, forward, as the authors have it: all patches are embedded and guessed.
 
-    Ours embeds the visible ones only and guesses the hidden ones only, which is 1.1 % less of ViT-B.
+    Ours embeds the visible ones only, and its last block and head make the hidden ones only: 2.4 % less of ViT-B.
     """
     decoder = decoder or DecoderSize()
     patches = size.patches(image_size)
