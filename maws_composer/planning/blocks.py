@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maws_composer.planning.flops import block_macs
 from maws_composer.planning.parameters import block_parameters
@@ -37,7 +37,8 @@ class Blocks:
     """A stack of equal transformer blocks, and how many tokens of one image (or text) go through it.
 
     A locked one is not trained: it keeps no activations, and is never checkpointed. Blocks that are not ours say how
-    many parameters each has; those with `post_norm`, as in BERT, have their norms behind attention and MLP.
+    many parameters each has; those with `post_norm`, as in BERT, have their norms behind attention and MLP. Where only
+    some tokens of the last block are `wanted`, it makes no others.
     """
 
     depth: int
@@ -48,6 +49,12 @@ class Blocks:
     is_locked: bool = False
     post_norm: bool = False
     own_parameters: int | None = None
+    wanted: int | None = None
+
+    @property
+    def one_by_one(self) -> list[Blocks]:
+        """Each block by itself, in the order of the forward pass."""
+        return [replace(self, depth=1, wanted=None)] * (self.depth - 1) + [replace(self, depth=1)]
 
     @property
     def parameters_per_block(self) -> int:
@@ -66,6 +73,11 @@ class Blocks:
         return self.tokens * self.width
 
     @property
+    def made(self) -> int:
+        """Channels of the tokens that come out."""
+        return self.channels if self.wanted is None else self.wanted * self.width
+
+    @property
     def entering(self) -> Numbers:
         """A block's input, which is all that a checkpointed one keeps."""
         return Numbers(fp32=self.channels)
@@ -77,12 +89,17 @@ class Blocks:
         In fp32 what both norms read, mean and deviation of theirs for each token, and attention's logarithm for each
         token and head. As it is computed: what qkv, proj, fc1 and fc2 read, 1 + 1 + 1 + 4 times the channels, queries,
         keys and values, and what GELU reads. QK-norm keeps its outputs and, in fp32, copies of what it reads. Where a
-        norm's output goes into three layers and not into one, autocast makes a copy for each.
+        norm's output goes into three layers and not into one, autocast makes a copy for each. Where not all tokens are
+        wanted, queries of those that are get a place of their own.
         """
-        of_tokens = self.tokens * (4 + self.width // self.head_dim)
-        of_qk_norm = Numbers(computed=2 * self.channels, cast=4 * self.channels) if self.qk_norm else Numbers()
+        tokens_made = self.made // self.width
+        of_tokens = 2 * self.tokens + tokens_made * (2 + self.width // self.head_dim)
+        queries_and_keys = self.made + self.channels
+        of_qk_norm = Numbers(computed=queries_and_keys, cast=2 * queries_and_keys) if self.qk_norm else Numbers()
         copies = 2 * self.channels if self.post_norm else 0
-        return Numbers(2 * self.channels + of_tokens, 14 * self.channels, copies) + of_qk_norm
+        own_queries = 0 if self.wanted is None else self.made
+        computed = 4 * self.channels + 10 * self.made + own_queries
+        return Numbers(self.channels + self.made + of_tokens, computed, copies) + of_qk_norm
 
     @property
     def beginning_backward(self) -> Numbers:
@@ -91,7 +108,7 @@ class Blocks:
         The gradient of the block's output, its copy for fc2, and the gradient of what fc2 read, while nothing that was
         kept is free yet; but a norm behind fc2 is through with what it read.
         """
-        return Numbers(0 if self.post_norm else self.channels, 4 * self.channels, self.channels)
+        return Numbers(0 if self.post_norm else self.made, 4 * self.made, self.made)
 
     @property
     def ending_backward(self) -> Numbers:
@@ -107,4 +124,4 @@ class Blocks:
     @property
     def left_behind(self) -> Numbers:
         """What the norm behind the last block reads, and makes for a layer behind it."""
-        return Numbers() if self.post_norm else Numbers(self.channels, self.channels)
+        return Numbers() if self.post_norm else Numbers(self.made, self.made)

@@ -132,16 +132,16 @@ class Step:
     def _blocks(self) -> list[_Block]:
         blocks: list[_Block] = []
         for stack in (stack for stack in self.workload.stacks if not stack.is_locked):
-            entering, whole = self._bytes(stack.entering), self._bytes(stack.kept)
-            for position in range(stack.depth):
+            for position, one in enumerate(stack.one_by_one):
+                entering, whole = self._bytes(one.entering), self._bytes(one.kept)
                 again = is_checkpointed(len(blocks), self.activation_checkpointing)
                 block = _Block(
                     parameters=stack.parameters_per_block,
                     kept=entering if again else whole,
                     recomputed=whole - entering if again else 0.0,
-                    beginning_backward=self._bytes(stack.beginning_backward),
-                    ending_backward=self._bytes(stack.ending_backward),
-                    left_behind=self._bytes(stack.left_behind) if position == stack.depth - 1 else 0.0,
+                    beginning_backward=self._bytes(one.beginning_backward),
+                    ending_backward=self._bytes(one.ending_backward),
+                    left_behind=self._bytes(one.left_behind) if position == stack.depth - 1 else 0.0,
                 )
                 blocks.append(block)
         return blocks

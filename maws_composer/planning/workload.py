@@ -111,20 +111,22 @@ def mae_workload(size: ViTSize, image_size: int, mask_ratio: float, decoder: Dec
     """Encoder blocks on the class token and the visible patches, decoder blocks on all of them."""
     patches = size.patches(image_size)
     visible, pixels = visible_patches(patches, mask_ratio), patches * size.patch_values
+    hidden = patches - visible
+    guessed = hidden * size.patch_values
     return Workload(
         mae_parameters(size, image_size, decoder, qk_norm=qk_norm),
         mae_macs(size, image_size, mask_ratio, decoder).total,
         (
             Blocks(size.depth, size.width, size.head_dim, visible + 1, qk_norm),
-            Blocks(decoder.depth, decoder.width, decoder.head_dim, patches + 1, qk_norm),
+            Blocks(decoder.depth, decoder.width, decoder.head_dim, patches + 1, qk_norm, wanted=hidden),
         ),
         Surroundings(
             sample_bytes=pixels,
             embedded=Numbers(computed=visible * size.patch_values),
-            outputs=Numbers(computed=pixels + size.patch_values),
+            outputs=Numbers(computed=guessed),
             # Of the error's square in the backward pass the error, the incoming gradient, two products and the result.
             # In the forward pass as many: images, patches, centered, normalized, and the prediction in fp32.
-            loss=Numbers(fp32=5 * pixels),
+            loss=Numbers(fp32=5 * guessed),
             embedding_parameters=(size.patch_values + 2) * size.width,
             single_rows=(patches + 2) * (size.width + decoder.width),
         ),
