@@ -217,8 +217,10 @@ class SampleDataset(StreamingDataset):
         self._read_ahead(it, "ready_index", self._wait_for)
 
     def _read_ahead(self, it: _Iterator, index: Reached, have: Callable[[int], None]) -> None:
+        # A shard of a full cache may be evicted while others, of samples behind it, are fetched: then step by step.
+        at_once = 16 if self.cache_limit else it.total
         try:
-            read_ahead(it, index, self.predownload, self.spanner, self._event.is_set, have)
+            read_ahead(it, index, self.predownload, at_once, self.spanner, self._event.is_set, have)
         finally:
             it.on_exit()  # else the iteration would wait for it
 

@@ -1,7 +1,7 @@
 """The shards that a loader process will need, in the order in which it will.
 
 Streaming's two background threads look at each sample by itself, which costs a third of what reading it does, and takes
-Python's lock away from the reading thread as often. Here they look at several at once.
+Python's lock away from the reading thread as often. Here they look at many at once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from streaming.base.dataset import _Iterator
 
 from maws_composer.data.shard_readers import BisectingIndex
 
-_AT_ONCE = 16  # samples; more, and with a full cache a shard is forgotten while others of a long run are fetched
-
 Reached = Literal["prepare_index", "ready_index"]
 
 
@@ -25,6 +23,7 @@ def read_ahead(
     it: _Iterator,
     index: Reached,
     reach: int,
+    at_once: int,
     shard_of: BisectingIndex,
     stopped: Callable[[], bool],
     have: Callable[[int], None],
@@ -35,13 +34,14 @@ def read_ahead(
         it: streaming's state of an epoch.
         index: the one that says for how many of its samples this was done.
         reach: samples beyond the one that is read.
+        at_once: samples that are looked at together, at most.
         shard_of: of a sample.
         stopped: whether to give up.
         have: does what is to be done for a shard; may wait.
     """
     while not (stopped() or it.should_exit()):
         begin = getattr(it, index)
-        end = min(it.yield_index + reach + 1, it.total, begin + _AT_ONCE)
+        end = min(it.yield_index + reach + 1, it.total, begin + at_once)
         if begin == it.total or it.ready_index == it.total:
             setattr(it, index, it.total)
             return

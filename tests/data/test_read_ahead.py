@@ -37,8 +37,9 @@ def test_a_part_of_a_worker_s_samples_is_its_samples() -> None:
     assert samples[2:15].tolist() == [samples[number] for number in range(2, 15)] and len(samples) == 20
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 100])
 @pytest.mark.parametrize("reach", [0, 3, 100])
-def test_each_shard_is_asked_for_when_a_sample_of_it_comes_into_reach(reach: int) -> None:
+def test_each_shard_is_asked_for_when_a_sample_of_it_comes_into_reach(reach: int, at_once: int) -> None:
     it, asked = epoch(), list[int]()
 
     def have(shard: int) -> None:
@@ -51,8 +52,10 @@ def test_each_shard_is_asked_for_when_a_sample_of_it_comes_into_reach(reach: int
         it.yield_index = min(it.yield_index + 1, it.prepare_index)
         return False
 
-    read_ahead(it, "prepare_index", reach, BisectingIndex(SIZES), read_one, have)
+    read_ahead(it, "prepare_index", reach, at_once, BisectingIndex(SIZES), read_one, have)
     assert it.prepare_index == it.total
+    if reach == at_once == 100:
+        assert len(asked) == len(set(asked))  # all in one go
     assert list(dict.fromkeys(asked)) == one_by_one(it.sample_ids, it.total)
 
 
@@ -62,6 +65,6 @@ def test_what_is_ready_ends_before_the_shard_that_is_waited_for() -> None:
     def have(shard: int) -> None:
         waited.append(shard)
 
-    read_ahead(it, "ready_index", 100, BisectingIndex(SIZES), lambda: len(waited) == 3, have)
+    read_ahead(it, "ready_index", 100, 100, BisectingIndex(SIZES), lambda: len(waited) == 3, have)
     *before, awaited = one_by_one(it.sample_ids, it.ready_index + 1)
     assert awaited == waited[-1] and before == waited[:-1]

@@ -56,9 +56,8 @@ def test_activations_are_those_that_autograd_keeps(size: ViTSize, decoder: Decod
     images = 4
     workload = mae_workload(size, image_size, 0.75, decoder, qk_norm=False)
     estimate = estimate_memory(workload, "fp32", images, 1, "none").kept
-    error = (
-        0.75 * 4 * 3 * image_size**2 * images
-    )  # kept for the loss's own backward pass, when blocks have not begun theirs
+    # Kept for the loss's own backward pass, when blocks have not begun theirs.
+    error = 0.75 * 4 * 3 * image_size**2 * images
     assert estimate == pytest.approx(kept_by_autograd(size, decoder, image_size, images) - error, rel=0.05)
 
 
