@@ -67,8 +67,9 @@ def load(folder: Path, callbacks: Callbacks, steps: int = 6, *overrides: str) ->
         "save_folder": str(folder),
         "callbacks": {name: dict(arguments) for name, arguments in callbacks.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"recipe{os.environ.get('RANK', '')}.yaml"  # a rank's own: none reads what another is writing
+    own = folder / f"of-rank-{os.environ.get('RANK', 0)}"  # none reads what another is writing
+    own.mkdir(parents=True, exist_ok=True)
+    file = own / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return load_with_ours(file, overrides)
 
