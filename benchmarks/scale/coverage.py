@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.memory import peak_memory
 from benchmarks.scale.start import BATCH
 from benchmarks.scale.synthetic import SAMPLES_PER_SHARD
 from maws_composer.data.order import Ids, Seat, TrainOrder
@@ -101,8 +101,7 @@ def cover(samples: int, worlds: Sequence[int], folder: Path, seed: int = 0) -> C
             new.write_text(json.dumps(asdict(done)))
             new.rename(file)
             bar.update(part.samples)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Coverage(samples, done.samples, seen.count(), order.size, done.seconds, memory)
+    return Coverage(samples, done.samples, seen.count(), order.size, done.seconds, peak_memory())
 
 
 def _parts(order: TrainOrder, worlds: Sequence[int]) -> list[_Part]:

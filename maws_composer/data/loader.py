@@ -354,13 +354,15 @@ def _rows(dataset: SampleDataset | OwnSamples) -> int:
 
 
 def _images_bytes(dataset: SampleDataset | OwnSamples, decoder: DeviceDecoder | None) -> int:
-    """Of the images of a rank's batch, as they cross: pixels; or the files of shards, with room for larger ones."""
+    """Of the images of a rank's batch, as they cross: pixels; or files, with room for much larger ones."""
     as_pixels = _rows(dataset) * 3 * dataset.transform.size**2
-    if decoder is None or isinstance(dataset, OwnSamples):
+    if decoder is None:
         return as_pixels
+    if isinstance(dataset, OwnSamples):
+        return max(as_pixels, dataset.batch_size * 2**20)  # nobody knows how large its files are
     indexes = [stream.index for stream in dataset.streams]
     on_average = sum(index.bytes for index in indexes) / sum(int(index.sizes.sum()) for index in indexes)
-    return max(as_pixels, int(1.25 * dataset.batch_size * on_average))
+    return max(as_pixels, int(4 * dataset.batch_size * on_average))
 
 
 def _other_bytes(tokenizer: Tokenize | None) -> int:

@@ -16,6 +16,7 @@ from maws_composer.planning.plan import (
     kept_by_callbacks,
     memory_of,
     microbatch_size,
+    passes_of,
     possible_world_sizes,
     with_resharding_decided,
     workload_of,
@@ -100,7 +101,7 @@ class Forecast:
     @property
     def passes(self) -> int:
         """Microbatches of a step."""
-        return -(-self.share // self.microbatch)
+        return passes_of(self.run, self.cluster.gpus, self.microbatch)
 
     @property
     def images(self) -> int:
@@ -172,7 +173,7 @@ def forecast(run: Run, cluster: Cluster) -> Forecast:
             replicate,
             shard,
             cluster.gpus_per_node,
-            passes=-(-(run.global_train_batch_size // cluster.gpus) // microbatch),
+            passes=passes_of(run, cluster.gpus, microbatch),
             reshard_after_forward=decided.speed.sharding.reshards,
         ),
         possible=possible_world_sizes(run, workload, cluster.gpus_per_node, 4 * cluster.gpus, memory),

@@ -110,10 +110,13 @@ def check_model(run: Run, world_size: int, memory: float) -> list[Problem]:
     needed = memory_of(run, workload, world_size, microbatch).total
     if needed <= memory:
         return []
-    smaller = "" if run.speed.device_train_microbatch_size == "auto" else "set device_train_microbatch_size=auto, "
-    smaller += "" if run.speed.sharding.reshards else "set sharding.reshard_after_forward=auto, "
+    smaller = (
+        "" if run.speed.device_train_microbatch_size == "auto" else "set speed.device_train_microbatch_size=auto, "
+    )
+    smaller += "" if run.speed.sharding.reshards else "set speed.sharding.reshard_after_forward=auto, "
     message = (
         f"a step needs about {needed / 1e9:.0f} GB per GPU on {world_size} GPUs in microbatches of {microbatch}, "
-        f"this kind has {memory / 1e9:.0f}; {smaller}raise sharding.shard, or set activation_checkpointing=all"
+        f"this kind has {memory / 1e9:.0f}; {smaller}raise speed.sharding.shard, "
+        "or set speed.activation_checkpointing=all"
     )
     return [Problem("speed", message)]

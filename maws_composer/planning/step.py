@@ -168,9 +168,9 @@ class Step:
         surroundings = self.workload.surroundings
         return 4 * (self.workload.parameters_outside_blocks + (self.shard - 1) * surroundings.single_rows)
 
-    @cached_property
+    @property
     def _trained_outside(self) -> int:
-        return self.workload.parameters.trainable - sum(block.parameters for block in self._blocks)
+        return self.workload.parameters.trainable - self.workload.trained_in_blocks
 
     @property
     def _behind_blocks(self) -> int:
@@ -182,7 +182,7 @@ class Step:
 
     @property
     def _gradients_of_blocks(self) -> float:
-        of_blocks = sum(block.parameters for block in self._blocks) * BYTES_PER_GRADIENT / self.shard
+        of_blocks = self.workload.trained_in_blocks * BYTES_PER_GRADIENT / self.shard
         return max(of_blocks, self._earlier_gradients)
 
     @property

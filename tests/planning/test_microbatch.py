@@ -67,7 +67,7 @@ def test_what_stays_gathered_counts_in_memory() -> None:
     more = memory_of(kept, workload_of(kept), 8, 64).gathered - memory_of(resharded, workload_of(kept), 8, 64).gathered
     assert more == pytest.approx(2 * sum(blocks))  # in bf16; at the loss, where the others are all resharded
     (problem,) = check_model(replace(kept, precision="fp32"), 8, 4 * GB)
-    assert "set sharding.reshard_after_forward=auto" in problem.message
+    assert "set speed.sharding.reshard_after_forward=auto" in problem.message
 
 
 def test_on_half_of_the_gpus_the_same_configuration_fits() -> None:
@@ -78,7 +78,7 @@ def test_on_half_of_the_gpus_the_same_configuration_fits() -> None:
     for gpus in (16, 8, 4, 2, 1):
         assert not check_model(automatic, gpus, 40 * GB)
     (problem,) = check_model(run, 8, 40 * GB)
-    assert "in microbatches of 512, this kind has 40; set device_train_microbatch_size=auto" in problem.message
+    assert "in microbatches of 512, this kind has 40; set speed.device_train_microbatch_size=auto" in problem.message
 
 
 def test_the_smallest_gpu_decides_for_all_ranks() -> None:
