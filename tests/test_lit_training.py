@@ -111,6 +111,7 @@ def test_a_checkpoint_names_the_locked_tower_and_does_not_repeat_it(whole: Finis
     assert saved.read("clip.logit_scale").item() != pytest.approx(math.log(1 / 0.07))
 
 
+@pytest.mark.slow
 def test_another_tower_is_refused_at_resume(whole: Finished, lit: Runs) -> None:
     other = write_encoder(lit.folder / "other.safetensors", seed=2)
     going_on = ("allow_changed_config=true", "max_duration=960sp")

@@ -127,6 +127,7 @@ def test_every_algorithm_of_composer_is_allowed_or_refused_with_a_reason() -> No
         build(lookup("algorithm", "gradient_clipping"), {"clipping_threshold": 1.0, "clipping_type": "value"}, None)
 
 
+@pytest.mark.slow
 def test_stage_wsp_is_trained_and_evaluated_on_the_labels_of_their_dataset(runs: Runs) -> None:
     model = ("model={}", "model.size=vit_micro", "model.image_size=24", "model.num_classes=3")
     tagged = runs(

@@ -45,6 +45,7 @@ def used(disk: SmallDisk) -> int:
     return sum(path.stat().st_size for path in disk.seen.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.fault("the disk fills up", "the run stops, with its last checkpoint whole; with room, it goes on")
 def test_full_disk(whole: Finished, runs: Runs, row: Row, disk: SmallDisk) -> None:
     stopped = runs("run", on_disk(disk), *row.recording, processes=2, notify=fill_after(disk, 12))

@@ -65,6 +65,7 @@ def test_it_arrives_as_it_would_in_a_folder(
     )
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on_with_a_killed_conversion(tmp_path: Path, server: S3Server, convert: Convert) -> None:
     save_images(tmp_path / "photos", 240, size=160)
     options = ("--part-size", 20, "--processes", 1)
