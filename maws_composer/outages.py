@@ -78,6 +78,17 @@ def refused(error: Exception, problem: Problem) -> ConfigError:
     return ConfigError([problem]) if is_mistake(error) else OutageError([problem])
 
 
+def problems_of_mistake(error: ConfigError) -> list[Problem]:
+    """What is wrong, by an error of reading something in storage.
+
+    Raises:
+        OutageError: it is no mistake, but storage that is away.
+    """
+    if not is_mistake(error):
+        raise OutageError(error.problems) from error
+    return error.problems
+
+
 def is_mistake(error: BaseException) -> bool:
     """Whether an error will come again however often it is tried: access denied, no such bucket, no credentials.
 

@@ -25,7 +25,7 @@ from maws_composer.evaluation.features import Evaluate, EvaluateWithText
 from maws_composer.evaluation.settings import Evaluation, needs_training_images
 from maws_composer.evaluation.suite import columns_for, read_words
 from maws_composer.evaluation.towers import find_image_text, places_of, text_problems
-from maws_composer.outages import OutageError, insist, is_mistake
+from maws_composer.outages import OutageError, insist, problems_of_mistake
 from maws_composer.registry import lookup
 
 
@@ -138,7 +138,7 @@ def _check_weights(run: Evaluation) -> tuple[int | None, list[Problem]]:
         places = places_of(run.weights, run.image_tower, run.text_tower)
         trained = encoder_at(places.image_tower)
     except ConfigError as error:
-        return None, _of_mistake(error)
+        return None, problems_of_mistake(error)
     size = run.image_size or places.image_size
     problems = []
     if trained.encoder.averages_patches and run.feature == "class_token":
@@ -169,7 +169,7 @@ def _text_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | Evaluat
     try:
         model = find_image_text(run.weights, run.image_tower, run.text_tower)
     except ConfigError as error:
-        return _of_mistake(error)
+        return problems_of_mistake(error)
     if model is None:
         if len(with_text) < len(evaluations):
             return []
@@ -178,14 +178,3 @@ def _text_problems(run: Evaluation, evaluations: Mapping[str, Evaluate | Evaluat
     if run.feature != "class_token":
         problems.append(Problem("feature", "evaluations with text look at class tokens; set it to class_token"))
     return [*problems, *word_problems(with_text, run.data.test, "data.test")]
-
-
-def _of_mistake(error: ConfigError) -> list[Problem]:
-    """Its problems.
-
-    Raises:
-        OutageError: it is none, but object storage that is away.
-    """
-    if not is_mistake(error):
-        raise OutageError(error.problems) from error
-    return error.problems

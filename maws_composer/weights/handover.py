@@ -19,7 +19,7 @@ from maws_composer.checkpoints.run_folder import open_path
 from maws_composer.config.build import build
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
-from maws_composer.outages import OutageError, is_mistake
+from maws_composer.outages import OutageError, is_mistake, problems_of_mistake
 from maws_composer.parallel.agree import on_rank_zero
 from maws_composer.parallel.materialize import as_sharded
 from maws_composer.registry import lookup
@@ -74,9 +74,7 @@ def check_source(run: Run) -> list[Problem]:
         if whole or encoder_of(stage):
             account(_open(run.initialize_from), stage, whole, run.initialize_resize)
     except ConfigError as error:
-        if not is_mistake(error):
-            raise OutageError(error.problems) from error
-        return error.problems
+        return problems_of_mistake(error)
     return []
 
 
