@@ -18,7 +18,7 @@ SMALL: dict[str, tuple[str, str]] = {  # arguments, and what stands at least onc
     "decoder_losses": ("--steps 2 --seeds 1", "fast"),
     "decoding": ("--rounds 1 --seconds 0.02", "ours, decode: fast"),
     "epoch_order": ("--samples 8_000_000 --nodes 8", "streaming / ours"),
-    "label_loss": ("--batch 4 --classes 100 --width 8 --labels 2 --steps 1", "dense / ours, memory"),
+    "label_loss": ("--batch 64 --classes 20_000 --width 64 --labels 4 --steps 1", "dense / ours, memory"),
     "labels": ("--records 100_000", "bytes per record"),
     "loader": ("--pictures 192 --rounds 1", "plain streaming"),
     "peer_step": ("--batch 1 --rounds 1 --stages mae wsp", "wsp: ours"),
@@ -26,7 +26,7 @@ SMALL: dict[str, tuple[str, str]] = {  # arguments, and what stands at least onc
     "scale": ("--samples 8_000_000 --cover 8_000_000 --only coverage", "each once"),
     "sharding": ("--batch 2 --steps 1 --rounds 1", "replicate 2"),
     "start": ("--rounds 1", "train.py --print"),
-    "visible_patches": ("--size vit_micro --batch 2 --rounds 1", "saved of the step"),
+    "visible_patches": ("--batch 2 --rounds 1", "saved of the step"),
 }
 
 
