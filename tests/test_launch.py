@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,7 +36,12 @@ def below(launcher: int) -> list[psutil.Process]:
 
 
 def ranks(launcher: int) -> list[psutil.Process]:
-    return [process for process in below(launcher) if "LOCAL_RANK" in process.environ()]
+    found = []
+    for process in below(launcher):
+        with suppress(psutil.NoSuchProcess):  # what the launcher started is soon over, but for its ranks
+            if "LOCAL_RANK" in process.environ():
+                found.append(process)
+    return found
 
 
 def last_lines(finished: Finished, count: int) -> list[str]:

@@ -24,6 +24,7 @@ from maws_composer.registry import lookup
 from maws_composer.stages.pixels import normalize
 from tests.data.shards import png
 from tests.processes import ROOT, free_port
+from tests.runs import kill_session
 from tests.s3_server import S3Server, rclone
 from tests.weights.saved import autoencoder, save_run
 
@@ -119,8 +120,7 @@ def test_cut_off_with_two_processes_it_goes_on_with_one_to_the_same_bytes(folder
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for pid in ranks_of(process.pid):
-        os.kill(pid, signal.SIGKILL)
+    kill_session(process.pid)
     assert not (folder / "cut" / "index.json").exists()
     before = {path: path.stat().st_mtime_ns for marker in finished for path in (folder / "cut" / marker.stem).iterdir()}
     code, output = embed(folder, "images", "cut")
@@ -156,18 +156,6 @@ def test_in_object_storage_they_are_the_same_and_a_damaged_shard_is_named(
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def ranks_of(session: int) -> list[int]:
-    living = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                if os.getsid(int(process.name)) == session:
-                    living.append(int(process.name))
-            except (ProcessLookupError, PermissionError):
-                continue
-    return living
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -42,10 +43,11 @@ def process_of(rank: int, run_folder: Path) -> int:
     """A rank's process: the one whose parent does not have its variable."""
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and f"RANK={rank}" in _environment(process):
-            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            is_child = f"RANK={rank}" in _environment(process.with_name(parent))
-            if not is_child and str(run_folder) in (process / "cmdline").read_text():
-                return int(process.name)
+            with suppress(OSError):  # it may end meanwhile
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                is_child = f"RANK={rank}" in _environment(process.with_name(parent))
+                if not is_child and str(run_folder) in (process / "cmdline").read_text():
+                    return int(process.name)
     raise AssertionError(f"no process of rank {rank}")
 
 
