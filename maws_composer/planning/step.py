@@ -165,8 +165,8 @@ class Step:
     @property
     def _outside(self) -> float:
         """What lies outside of blocks is gathered in fp32 until the end of the backward pass."""
-        surroundings = self.workload.surroundings
-        return 4 * (self.workload.parameters_outside_blocks + (self.shard - 1) * surroundings.single_rows)
+        uneven = sum(rows * width for rows, width in self.workload.surroundings.lying if width % self.shard)
+        return 4 * (self.workload.parameters_outside_blocks + (self.shard - 1) * uneven)
 
     @property
     def _trained_outside(self) -> int:

@@ -28,8 +28,8 @@ class Surroundings:
         outputs: numbers of what the forward pass returns. The trainer holds them until the next ones.
         loss: further numbers at the loss or in its backward pass, where they are most.
         embedding_parameters: trained ones in front of the blocks, whose gradients come last.
-        single_rows: parameters in tensors of one row, such as positions. FSDP2 shards rows: it gathers such a tensor
-            as often as there are shards.
+        lying: (count, width) of rows in tensors whose first dimension is 1, such as positions. These are sharded by
+            width; if that does not come out even, FSDP2 gathers such a tensor as often as there are shards.
         metrics_bytes: that evaluations count in, which lie on the device all the time.
         pairs_width: of the embeddings of a loss over all pairs of the batch. None: each image has a loss of its own.
     """
@@ -39,7 +39,7 @@ class Surroundings:
     outputs: Numbers
     loss: Numbers
     embedding_parameters: int
-    single_rows: int
+    lying: tuple[tuple[int, int], ...]
     metrics_bytes: int = 0
     pairs_width: int | None = None
 
@@ -128,7 +128,7 @@ def mae_workload(size: ViTSize, image_size: int, mask_ratio: float, decoder: Dec
             # In the forward pass as many: images, patches, centered, normalized, and the prediction in fp32.
             loss=Numbers(fp32=5 * guessed),
             embedding_parameters=(size.patch_values + 2) * size.width,
-            single_rows=(patches + 2) * (size.width + decoder.width),
+            lying=((patches + 2, size.width), (patches + 2, decoder.width)),
         ),
     )
 
@@ -155,7 +155,7 @@ def wsp_workload(
             outputs=Numbers(computed=num_classes),
             loss=Numbers(fp32=num_classes, cast=2 * num_classes),  # softmax of logits, and these in fp32
             embedding_parameters=(size.patch_values + 2) * size.width + positions - parameters.fixed,
-            single_rows=positions + size.width,
+            lying=((patches + 2, size.width),),
             metrics_bytes=metrics_bytes,
         ),
     )
@@ -199,7 +199,7 @@ def lit_workload(
             outputs=Numbers(fp32=2 * embed_dim),
             loss=Numbers(fp32=6 * embed_dim),  # both embeddings before they had unit length, and gradients
             embedding_parameters=outside_texts + outside_images * (not lock_image_tower),
-            single_rows=0 if image_embeddings else (patches + 2) * size.width,
+            lying=() if image_embeddings else ((patches + 2, size.width),),
             pairs_width=embed_dim,
         ),
         locked_macs=of_images * lock_image_tower,

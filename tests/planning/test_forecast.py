@@ -34,6 +34,7 @@ def recipe(name: str, *given: str) -> Run:
         ("wsp_vitb", 16, []),  # replicas on two nodes, two passes a step
         pytest.param("wsp_vitb", 4, ["speed.sharding.shard=2"], marks=slow),  # replicas in one node
         pytest.param("mae_vitb", 16, ["speed.sharding.shard=16", "precision=fp32"], marks=slow),  # shards on two nodes
+        ("mae_vitb", 64, ["speed.sharding.shard=64"]),  # positions and class tokens are no longer than one of 64 shards
         pytest.param("mae_vitb", 8, ["speed.activation_checkpointing=all"], marks=slow),
         ("mae_vitb", 8, [KEPT, "precision=fp32", "speed.device_train_microbatch_size=16"]),
         pytest.param("mae_vitb", 8, [RESHARDED], marks=slow),
@@ -43,14 +44,14 @@ def test_what_is_sent_kept_and_needed_is_what_a_dry_run_sees(name: str, gpus: in
     planned = forecast(recipe(name, *given), Cluster(gpus=gpus))
     tried = dry_run(planned.run, gpus, planned.microbatch)
     sent = {"node": planned.communication.within_node, "network": planned.communication.between_nodes}
-    assert sum(sent.values()) / planned.passes == pytest.approx(tried.total_received, rel=0.02)  # FSDP2 fills up shards
+    assert sum(sent.values()) / planned.passes == pytest.approx(tried.total_received, rel=0.001)
     assert planned.memory.tensors == pytest.approx(tried.peak, rel=0.05)
     if planned.run.speed.activation_checkpointing == "none":  # what it keeps, autograd's hooks do not see
         assert planned.memory.kept == pytest.approx(tried.kept, rel=0.05)
     if name == "wsp_vitb" and gpus == 16:
         assert sent["network"] / planned.passes == pytest.approx(tried.received["allreduce"], rel=0.01)
     else:
-        assert (sent["network"] > 0) == (gpus == 16)
+        assert (sent["network"] > 0) == (gpus > 8)
 
 
 @pytest.mark.parametrize(
