@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from composer.core import DataSpec
-from streaming import StreamingDataLoader
 from streaming.base.world import World
-from torch.utils.data import DataLoader
 
 from maws_composer.config.build import build_named
 from maws_composer.data.batches import Batch, Tokenize, collate, count_samples, count_training_samples, split_batch
 from maws_composer.data.columns import CAPTION, ID, IMAGE, IMAGE_EMBEDDING, LABELS
+from maws_composer.data.copy_ahead import OwnLoader, ShardLoader
 from maws_composer.data.crossing import Slots
 from maws_composer.data.dataset import MakeOrder, SampleDataset
 from maws_composer.data.decode import decode
@@ -60,7 +59,8 @@ def build_train_loader(run: Run, columns: Sequence[str] = ()) -> DataSpec:
     `caption`, list of str, and its `input_ids` and `attention_mask` int64 (batch, context). With `image_embedding`,
     float32 (batch, width), and no image.
 
-    With `decode: gpu` the image is on the rank's device, after the DataSpec's `batch_transforms`; before, it is files.
+    On a GPU the image is there already, and the rest on the CPU; with `decode: gpu` after the DataSpec's
+    `batch_transforms`, before which it is files.
 
     Args:
         run: its data, batch size and image size.
@@ -335,10 +335,13 @@ def _data_spec(
             "timeout": speed.loader_timeout and speed.loader_timeout + 60,
             "persistent_workers": True,
         }
+    loader: OwnLoader | ShardLoader
     if isinstance(dataset, OwnSamples):
-        loader = DataLoader(dataset, dataset.batch_size, sampler=dataset.draws, **options)
+        loader = OwnLoader(dataset, dataset.batch_size, sampler=dataset.draws, **options)
     else:
-        loader = StreamingDataLoader(dataset, batch_size=dataset.batch_size, **options)
+        loader = ShardLoader(dataset, batch_size=dataset.batch_size, **options)
+    if decoder is None and torch.cuda.is_available():
+        loader.images_to = torch_device()
     return DataSpec(
         loader,
         num_samples=dataset.order.size * dataset.order.crops,

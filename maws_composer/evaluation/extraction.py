@@ -150,7 +150,7 @@ class _Kept:
             if CAPTION in batch:
                 self.captions[position] = batch[CAPTION][row]
             if position in self._pictured:
-                self.pictures[position] = batch["image"][row].clone()
+                self.pictures[position] = batch["image"][row].to("cpu", copy=True)
 
     def gathered(self) -> _Kept:
         """Everybody's, on rank 0. A collective."""

@@ -80,6 +80,7 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
             if passes_of(run, world_size, microbatch) == 1:
                 optimizer.zero_grad()
             share = _batch(run, columns, run.global_train_batch_size // world_size)
+            _following = _images(run, columns, run.global_train_batch_size // world_size)  # copied meanwhile
             batch = {name: values[:microbatch] for name, values in share.items()}
             with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
                 outputs = stage(batch)  # which the trainer holds until the next ones
@@ -116,18 +117,21 @@ def _batch(run: Run, columns: Sequence[str], size: int) -> dict[str, Any]:
         "epoch": torch.zeros(size, dtype=torch.int64),
         "valid": torch.ones(size, dtype=torch.bool),
         "replaced": torch.zeros(size, dtype=torch.bool),
+        **_images(run, columns, size),
     }
-    if IMAGE_EMBEDDING in columns:
-        batch[IMAGE_EMBEDDING] = torch.empty(size, lookup("size", run.model["size"]).builder.width)
-    else:
-        side = run.model["image_size"]
-        batch[IMAGE] = torch.empty(size, 3, side, side, dtype=torch.uint8)
     if LABELS in columns:
         batch[LABELS] = torch.zeros(size, _LABELS, dtype=torch.int64)
     if CAPTION in columns:
         tokens = torch.ones(size, run.model["text"].context_length, dtype=torch.int64)
         batch |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     return batch
+
+
+def _images(run: Run, columns: Sequence[str], size: int) -> dict[str, Tensor]:
+    if IMAGE_EMBEDDING in columns:
+        return {IMAGE_EMBEDDING: torch.empty(size, lookup("size", run.model["size"]).builder.width)}
+    side = run.model["image_size"]
+    return {IMAGE: torch.empty(size, 3, side, side, dtype=torch.uint8)}
 
 
 def _make_moments(optimizer: Optimizer) -> None:
