@@ -7,7 +7,7 @@ from functools import wraps
 from types import MethodType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maws_composer.config.build import build_named
@@ -39,9 +39,13 @@ def _leave_out_when_told(optimizer: Optimizer) -> None:
         # Composer's closure is forward and backward: the step is judged at its end.
         with torch.enable_grad():
             loss = closure() if closure is not None else None
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None or not bool(found_inf):
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
             step()
+        elif not bool(found_inf):
+            self.found_inf = None  # type: ignore[attr-defined]  # torch's own refuse it where they are not fused
+            step()
+            self.found_inf = found_inf  # type: ignore[attr-defined]
         return loss
 
     # bound, as torch's schedules want it

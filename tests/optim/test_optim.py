@@ -93,8 +93,16 @@ class Plain(torch.optim.Optimizer):
                 parameter.sub_(group["lr"] * parameter.grad)
 
 
-def test_an_optimizer_of_ones_own_leaves_a_step_out_that_is_judged_in_its_closure(monkeypatch) -> None:
-    entry = registry.Entry("optimizer", "plain", Plain, "here")
+class OfTorch(torch.optim.SGD):
+    """Not fused, it refuses `found_inf`."""
+
+    def __init__(self, groups: list[dict], /) -> None:
+        super().__init__([{**group, "weight_decay": 0.0} for group in groups])
+
+
+@pytest.mark.parametrize("kind", [Plain, OfTorch])
+def test_an_optimizer_of_ones_own_leaves_a_step_out_that_is_judged_in_its_closure(kind: type, monkeypatch) -> None:
+    entry = registry.Entry("optimizer", "plain", kind, "here")
     monkeypatch.setitem(registry._entries, ("optimizer", "plain"), {"here": entry})
     model = nn.Linear(2, 1, bias=False)
     optimizer = build_optimizer(model, run_with(optimizer=OptimizerSettings(name="plain", base_lr=0.5)))
