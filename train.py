@@ -36,7 +36,7 @@ from maws_composer.data.loader import build_eval_loader, build_train_loader
 from maws_composer.optim.build import build_optimizer
 from maws_composer.optim.schedule import build_schedule
 from maws_composer.parallel.agree import cpu_group, on_rank_zero
-from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, require_precision, torch_device
+from maws_composer.parallel.precision import COMPOSER_PRECISION, build_device, insist_on_precision, torch_device
 from maws_composer.parallel.shard import already_sharded, require_sharded, shard
 from maws_composer.planning.microbatch import agree_on_memory
 from maws_composer.planning.preflight import on_disk, preflight
@@ -128,7 +128,7 @@ def train_in(folder: RunFolder, loaded: LoadedRun, device: Device, history: RunH
         auto_log_hparams=False,
     )
     require_sharded(stage, mesh)
-    require_precision(run.precision)
+    insist_on_precision(run.precision)
     fit(trainer, preemption, checkpoints, spikes)
     trainer.close()
     on_rank_zero(lambda: publish_report(folder, run.storage_patience))

@@ -25,8 +25,14 @@ def build_device(precision: str) -> Device:
     return DeviceCPU()
 
 
+def insist_on_precision(precision: str) -> None:
+    """Again, after the Trainer is built: to look at a sharded model, Composer makes a device that allows TF32."""
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
 def require_precision(precision: str) -> None:
-    """Assert, after the Trainer is built, that nothing switched TF32 back on.
+    """Assert that nothing switched TF32 back on.
 
     Raises:
         RuntimeError: if matrix products would run in TF32 although `precision` is fp32.
