@@ -21,10 +21,12 @@ import torch.distributed.checkpoint as dcp
 from composer.core import State
 from composer.utils import dist as composer_dist
 from composer.utils import reproducibility
+from torch import Tensor
 from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, Replicate
+from torch.utils._pytree import tree_map_only
 
 from maws_composer.checkpoints.checksums import checksum
 from maws_composer.checkpoints.completeness import MARKER, checkpoint_name, in_bytes, write_marker
@@ -60,7 +62,13 @@ class Draft:
 
     def copied_to_host(self) -> Draft:
         """What this rank will write of it, in host memory, where later steps do nothing to it."""
-        return replace(self, contents=self.storage.stage(_without_copies(self.contents)))
+        contents = _without_copies(self.contents)
+        on_host: dict[str, Any] = {}
+        if torch.cuda.is_available():  # Composer has brought these from the GPU, once is enough
+            on_host = {name: contents["state"].pop(name) for name in ("model", "optimizers")}
+        staged: dict[str, Any] = self.storage.stage(contents)
+        staged["state"] |= tree_map_only(Tensor, _own, on_host)
+        return replace(self, contents=staged)
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,12 @@ def _own_bytes(tensor: torch.Tensor) -> int:
     if not isinstance(tensor, DTensor):
         return tensor.nbytes if dist.get_rank() == 0 else 0
     return 0 if _is_copy(tensor) else tensor.to_local().nbytes
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Shards that were on the GPU are copies; a count that an optimizer keeps on the host may be the one it goes on
+    with."""
+    return tensor if isinstance(tensor, DTensor) else tensor.clone()
 
 
 def _without_copies(contents: dict[str, Any]) -> dict[str, Any]:
