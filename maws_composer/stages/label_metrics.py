@@ -10,8 +10,10 @@ Classes that are numbered from the most frequent to the rarest have thirds: head
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
@@ -131,6 +133,13 @@ class BinnedMeanAveragePrecision(Metric):
         total = found[:, -1]
         gained = (self.with_label * found / shown.clamp(min=1)).sum(1)
         return (gained / total)[total > 0].mean()
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        """Sums. Torchmetrics would first gather everybody's: on 256 GPUs 34 GB on each."""
+        for name in ("images", "with_label"):
+            total = getattr(self, name).clone()  # it gets its own back
+            dist.all_reduce(total, group=process_group)
+            setattr(self, name, total)
 
     def _count(self, cells: Int[Tensor, " cells"]) -> Int[Tensor, "classes bins"]:
         return cells.bincount(minlength=self.images.numel()).view_as(self.images)
