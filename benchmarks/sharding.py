@@ -44,10 +44,12 @@ def be_a_rank(form: str, options: argparse.Namespace) -> None:
 
     from benchmarks.training_step import generated, step
     from maws_composer.config.plugins import load_with_ours
+    from maws_composer.models.attention import set_attention_kernel
     from maws_composer.models.sizes import ViTSize
     from maws_composer.optim.build import build_optimizer
     from maws_composer.parallel.leave import leave_process_group
     from maws_composer.parallel.materialize import materialize
+    from maws_composer.parallel.precision import capability
     from maws_composer.parallel.shard import shard
     from maws_composer.registry import register_size
     from maws_composer.stages.build import build_stage
@@ -60,6 +62,7 @@ def be_a_rank(form: str, options: argparse.Namespace) -> None:
     speed += [f"speed.sharding.reshard_after_forward={str(reshards).lower()}"]
     run = load_with_ours("yamls/mae_vitb.yaml", ["data.train.local=generated", *model, *speed]).run
     stage, cpu = build_stage(run), torch.device("cpu")
+    set_attention_kernel(stage, "auto", "cpu", torch.float32, capability())  # also where a GPU is
     if shards:
         shard(stage, run.speed, run.precision, run.seed, cpu)
     else:

@@ -114,8 +114,9 @@ class Run:
 
     @property
     def longest_wait(self) -> float:
-        """Seconds that ranks wait for one another: longer than object storage may be away on one of them."""
-        return self.storage_patience + 300
+        """Seconds that ranks wait for one another: longer than object storage may be away on one of them, and than the
+        watchdog waits, which says more than a collective that gives up."""
+        return max(self.storage_patience, self.watchdog.limit or 0, self.watchdog.start_limit or 0) + 300
 
 
 def contradictions(run: Run) -> list[Problem]:

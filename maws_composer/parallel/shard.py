@@ -17,6 +17,7 @@ import torch.distributed as dist
 from composer.utils.parallelism import FSDP2Config
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 from torch.utils._pytree import tree_leaves
@@ -53,6 +54,7 @@ def shard(stage: nn.Module, speed: Speed, precision: str, seed: int, device: tor
         The mesh: one dimension, or ("replicate", "shard") where the world is larger than the sharding degree.
     """
     mesh = wrap(stage, speed, precision, device)
+    _wait_as_for_all(mesh, device)
     materialize(stage, device, seed)
     return mesh
 
@@ -118,6 +120,15 @@ def _build_mesh(device: torch.device, at_most: int | None) -> DeviceMesh:
     return init_device_mesh(device.type, (replicate, degree), mesh_dim_names=("replicate", "shard"))
 
 
+def _wait_as_for_all(mesh: DeviceMesh, device: torch.device) -> None:
+    """Collectives of a part of the ranks: left to itself PyTorch gives them 10 minutes on GPUs, then aborts."""
+    if mesh.ndim == 1:
+        return
+    everybody = dist.distributed_c10d._get_default_group()
+    for group in mesh.get_all_groups():
+        _set_pg_timeout(everybody._get_backend(device).options._timeout, group)
+
+
 def _fully_shard(
     stage: nn.Module, blocks: list[nn.Module], mesh: DeviceMesh, precision: str, reshard_after_forward: bool
 ) -> None:
@@ -157,8 +168,9 @@ def _fully_shard(
 
 def _placement(degree: int, parameter: nn.Parameter) -> Shard | None:
     """By the first dimension, which FSDP2 fills up to a multiple of `degree`: of positions (1, patches, width), shared
-    by 64, every GPU would gather 64. So by another one where that comes out even."""
-    if parameter.ndim == 0 or parameter.shape[0] >= degree:
+    by 64, every GPU would gather 64. So by another one where that comes out even; but not of what is trained, since
+    what people do with rows of gradients goes wrong then: DTensor forgets about partial norms."""
+    if parameter.requires_grad or parameter.ndim == 0 or parameter.shape[0] >= degree:
         return None
     return next((Shard(dim) for dim, size in enumerate(parameter.shape) if size % degree == 0), None)
 

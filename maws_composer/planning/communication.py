@@ -46,8 +46,9 @@ def communication_of(
     """
     trained = workload.parameters.trainable
     is_cached = workload.caches_gradients and passes > 1
-    gathered = _gathered(workload, precision, is_cached=is_cached, reshard_after_forward=reshard_after_forward)
-    of_shards = passes * (shard - 1) / shard * (gathered + trained * BYTES_PER_GRADIENT)
+    gathered = _gathered(workload, precision, shard, is_cached=is_cached, reshard_after_forward=reshard_after_forward)
+    scattered = (trained + (shard - 1) * workload.surroundings.single_rows) * BYTES_PER_GRADIENT
+    of_shards = passes * (shard - 1) / shard * (gathered + scattered)
     of_replicas = passes * 2 * (replicate - 1) / replicate * trained * BYTES_PER_GRADIENT / shard
     within_node = (of_shards if gpus_per_node % shard == 0 else 0.0) + (
         of_replicas if replicate * shard <= gpus_per_node else 0.0
@@ -55,11 +56,11 @@ def communication_of(
     return Communication(within_node, of_shards + of_replicas - within_node)
 
 
-def _gathered(workload: Workload, precision: str, *, is_cached: bool, reshard_after_forward: bool) -> float:
+def _gathered(workload: Workload, precision: str, shard: int, *, is_cached: bool, reshard_after_forward: bool) -> float:
     """Bytes of weights that one pass gathers; gradient caching goes forward once more."""
     weight = BYTES_PER_GATHERED[precision]
     blocks = 0
     for stack in workload.stacks:
         times = 1 if stack.is_locked else 1 + reshard_after_forward + is_cached
         blocks += times * stack.depth * stack.parameters_per_block
-    return blocks * weight + (1 + is_cached) * workload.parameters_outside_blocks * BYTES_PER_GATHERED["fp32"]
+    return blocks * weight + (1 + is_cached) * workload.gathered_outside_blocks(shard) * BYTES_PER_GATHERED["fp32"]

@@ -27,7 +27,9 @@ from torch.utils._pytree import tree_leaves
 from maws_composer.config.problems import ConfigError, Problem
 from maws_composer.config.run import Run
 from maws_composer.data.columns import CAPTION, IMAGE, IMAGE_EMBEDDING, LABELS
+from maws_composer.models.attention import set_attention_kernel
 from maws_composer.optim.build import build_optimizer
+from maws_composer.parallel.precision import capability, kernel_dtype
 from maws_composer.parallel.shard import wrap
 from maws_composer.planning.plan import columns_of, passes_of
 from maws_composer.registry import lookup
@@ -71,6 +73,7 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
     dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
     try:
         stage = build_stage(run)
+        set_attention_kernel(stage, "auto", "cpu", kernel_dtype(run.precision), capability())  # also where a GPU is
         wrap(stage, replace(run.speed, compile=False), run.precision, torch.device("cpu"))
         with _without_collections(), FakeTensorMode(allow_non_fake_inputs=True), _Operations(seen) as operations:
             operations.overlook_propagation()

@@ -165,8 +165,7 @@ class Step:
     @property
     def _outside(self) -> float:
         """What lies outside of blocks is gathered in fp32 until the end of the backward pass."""
-        uneven = sum(rows * width for rows, width in self.workload.surroundings.lying if width % self.shard)
-        return 4 * (self.workload.parameters_outside_blocks + (self.shard - 1) * uneven)
+        return BYTES_PER_GATHERED["fp32"] * self.workload.gathered_outside_blocks(self.shard)
 
     @property
     def _trained_outside(self) -> int:

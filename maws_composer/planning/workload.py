@@ -28,8 +28,10 @@ class Surroundings:
         outputs: numbers of what the forward pass returns. The trainer holds them until the next ones.
         loss: further numbers at the loss or in its backward pass, where they are most.
         embedding_parameters: trained ones in front of the blocks, whose gradients come last.
-        lying: (count, width) of rows in tensors whose first dimension is 1, such as positions. These are sharded by
-            width; if that does not come out even, FSDP2 gathers such a tensor as often as there are shards.
+        single_rows: trained parameters in tensors whose first dimension is 1, such as class tokens. FSDP2 shards that:
+            it gathers such a tensor as often as there are shards.
+        fixed_rows: (count, width) of those that are not trained, such as positions. They are sharded by width, and are
+            like the others if that does not come out even.
         metrics_bytes: that evaluations count in, which lie on the device all the time.
         pairs_width: of the embeddings of a loss over all pairs of the batch. None: each image has a loss of its own.
     """
@@ -39,7 +41,8 @@ class Surroundings:
     outputs: Numbers
     loss: Numbers
     embedding_parameters: int
-    lying: tuple[tuple[int, int], ...]
+    single_rows: int
+    fixed_rows: tuple[tuple[int, int], ...]
     metrics_bytes: int = 0
     pairs_width: int | None = None
 
@@ -72,6 +75,11 @@ class Workload:
     @property
     def parameters_outside_blocks(self) -> int:
         return self.parameters.total - sum(stack.depth * stack.parameters_per_block for stack in self.stacks)
+
+    def gathered_outside_blocks(self, shard: int) -> int:
+        """The same, with what FSDP2 fills up over so many shards."""
+        uneven = sum(count * width for count, width in self.surroundings.fixed_rows if width % shard)
+        return self.parameters_outside_blocks + (shard - 1) * (self.surroundings.single_rows + uneven)
 
     @property
     def trained_in_blocks(self) -> int:
@@ -128,7 +136,8 @@ def mae_workload(size: ViTSize, image_size: int, mask_ratio: float, decoder: Dec
             # In the forward pass as many: images, patches, centered, normalized, and the prediction in fp32.
             loss=Numbers(fp32=5 * guessed),
             embedding_parameters=(size.patch_values + 2) * size.width,
-            lying=((patches + 2, size.width), (patches + 2, decoder.width)),
+            single_rows=size.width + decoder.width,
+            fixed_rows=((patches + 1, size.width), (patches + 1, decoder.width)),
         ),
     )
 
@@ -155,7 +164,8 @@ def wsp_workload(
             outputs=Numbers(computed=num_classes),
             loss=Numbers(fp32=num_classes, cast=2 * num_classes),  # softmax of logits, and these in fp32
             embedding_parameters=(size.patch_values + 2) * size.width + positions - parameters.fixed,
-            lying=((patches + 2, size.width),),
+            single_rows=size.width + positions - parameters.fixed,
+            fixed_rows=((patches + 1, size.width),) if fixed_positions else (),
             metrics_bytes=metrics_bytes,
         ),
     )
@@ -199,7 +209,8 @@ def lit_workload(
             outputs=Numbers(fp32=2 * embed_dim),
             loss=Numbers(fp32=6 * embed_dim),  # both embeddings before they had unit length, and gradients
             embedding_parameters=outside_texts + outside_images * (not lock_image_tower),
-            lying=() if image_embeddings else ((patches + 2, size.width),),
+            single_rows=0 if image_embeddings or lock_image_tower else (patches + 2) * size.width,
+            fixed_rows=((patches + 2, size.width),) if lock_image_tower and not image_embeddings else (),
             pairs_width=embed_dim,
         ),
         locked_macs=of_images * lock_image_tower,

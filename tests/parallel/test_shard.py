@@ -24,7 +24,7 @@ def test_two_processes_train_as_one_does(alone: dict) -> None:
 
 def test_replicas_of_shards_train_as_one_does(alone: dict) -> None:
     ranks = run_ranks(STEPS, {"shard": 2}, world_size=4)
-    assert ranks[0]["mesh"] == [2, 2]
+    assert ranks[0]["mesh"] == [2, 2] and ranks[0]["patience"] == [4321, 4321]
     assert {rank["initial"] for rank in ranks} == {alone["initial"]}
     assert_allclose(ranks[3]["losses"], alone["losses"], rtol=1e-5)
 

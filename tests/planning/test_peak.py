@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from maws_composer.config.plugins import load_with_ours
 from maws_composer.config.run import Run
@@ -91,3 +92,10 @@ def test_a_recipe_needs_what_was_planned(name: str, gpus: int, microbatch: int, 
     source = ["data.train.remote=s3://b/x", *(["initialize_from=/encoder"] if name.startswith("lit") else [])]
     run = load_with_ours(ROOT / "yamls" / f"{name}.yaml", [*source, *given]).run
     assert abs(off(run, gpus, microbatch)) < 0.1
+
+
+def test_a_gpu_in_the_machine_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small_run("mae", tmp_path, ["global_train_batch_size=16", "precision=fp32"])
+    without = dry_run(run, 8, 2)
+    monkeypatch.setattr("maws_composer.stages.build.torch_device", lambda: torch.device("cuda", 0))
+    assert dry_run(run, 8, 2) == without
