@@ -32,6 +32,7 @@ File = UInt8[Tensor, " bytes"]
 Rows = Mapping[int, Sequence[int]]  # number of a JPEG -> rows that are crops of it
 
 _AT_ONCE = 2**26  # pixels: 200 MB when they are decoded
+_SHRINKS = 40  # times, at most, on the device
 _KEPT = ("position", "epoch", "valid")  # by a row in which another sample takes the place of its own
 
 
@@ -129,7 +130,9 @@ def resized(picture: Pixels, box: Sequence[int], size: int) -> Float[Tensor, "1 
     left, top, right, bottom = box
     # First crop, then resize, as in `resized_crop`.
     crop = picture[None, :, top:bottom, left:right].float()
-    return F.interpolate(crop, (size, size), mode="bicubic", antialias=True)
+    # A GPU's kernel refuses more than about 47 times, for want of shared memory.
+    where = "cpu" if max(right - left, bottom - top) > _SHRINKS * size else picture.device
+    return F.interpolate(crop.to(where), (size, size), mode="bicubic", antialias=True).to(picture.device)
 
 
 def device_problems(data: TrainData) -> list[Problem]:

@@ -85,5 +85,6 @@ def average_precision(
     last = torch.ones_like(ranked, dtype=torch.bool)
     last[:-1] = ranked[:-1] != ranked[1:]
     last_of_equals = torch.where(last, places, len(scores)).flip(0).cummin(0).values.flip(0)
-    precision = (hits.cumsum(0) / (places + 1)).gather(0, last_of_equals)
+    # In integers: sums of others have no order on a GPU, which `deterministic` refuses.
+    precision = (hits.long().cumsum(0) / (places + 1)).gather(0, last_of_equals)
     return (hits * precision).sum(0) / hits.sum(0)

@@ -26,6 +26,7 @@ from maws_composer.evaluation.features import Evaluate, EvaluateWithText, Extrac
 from maws_composer.evaluation.settings import Evaluation
 from maws_composer.evaluation.towers import check_image_tower, find_image_text, load_towers, places_of
 from maws_composer.models.attention import set_attention_kernel
+from maws_composer.models.contrastive import exact_products
 from maws_composer.models.vit import VisionTransformer
 from maws_composer.outages import is_no_outage
 from maws_composer.parallel.agree import on_rank_zero
@@ -219,4 +220,5 @@ def _of_labelled(evaluation: Evaluate, train: Extracted | None, test: Extracted 
         if len(labelled[-1]) < len(features):
             left_out = len(features) - len(labelled[-1])
             log.info("%s of %s %s images have no label: left out", left_out, len(features), name)
-    return evaluation(*labelled)
+    with exact_products(torch_device()):
+        return evaluation(*labelled)
