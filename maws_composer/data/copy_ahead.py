@@ -6,6 +6,7 @@ Composer asks for a batch when a step is over, and would copy it then: for a ViT
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ class ShardLoader(_CopiesAhead, StreamingDataLoader):
 
 
 def copied_ahead(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
-    """The batches with their images on the GPU. Each is asked for before its predecessor is handed over."""
-    copying = torch.cuda.Stream(device)
+    """The batches with their images on the GPU. Each is asked for before its predecessor is handed over: one that comes
+    late is waited for a step earlier."""
+    copying = _copying_stream(device)
     before: tuple[dict[str, Any], torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(copying):
@@ -49,6 +51,11 @@ def copied_ahead(batches: Iterable[dict[str, Any]], device: torch.device) -> Ite
         before = {**batch, **copied}, done
     if before is not None:
         yield _received(*before, device)
+
+
+@cache  # the allocator keeps memory for each stream that there was
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _received(batch: dict[str, Any], done: torch.cuda.Event, device: torch.device) -> dict[str, Any]:

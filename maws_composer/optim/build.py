@@ -44,8 +44,10 @@ def _leave_out_when_told(optimizer: Optimizer) -> None:
             step()
         elif not bool(found_inf):
             self.found_inf = None  # type: ignore[attr-defined]  # torch's own refuse it where they are not fused
-            step()
-            self.found_inf = found_inf  # type: ignore[attr-defined]
+            try:
+                step()
+            finally:
+                self.found_inf = found_inf  # type: ignore[attr-defined]
         return loss
 
     # bound, as torch's schedules want it

@@ -191,8 +191,9 @@ class Step:
 
     @property
     def _batch(self) -> float:
-        """A GPU's share of the batch lies there whole, and that of the next one, which is copied meanwhile."""
-        return 2 * self.passes * self.microbatch * self.workload.surroundings.sample_bytes
+        """A GPU's share of the batch lies there whole, and that of the next one, which is copied meanwhile. Composer
+        copies a microbatch, which is a view of the share, and PyTorch copies what it is a view of."""
+        return 3 * self.passes * self.microbatch * self.workload.surroundings.sample_bytes
 
     @property
     def _pairs(self) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maws_composer.data import copy_ahead
 from maws_composer.data.copy_ahead import ShardLoader, copied_ahead
 from maws_composer.data.loader import build_train_loader
 from tests.data import reader
@@ -28,7 +29,7 @@ class Streams:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.told: list[str] = []
         self.events = 0
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
+        monkeypatch.setattr(copy_ahead, "_copying_stream", lambda device: self)
         monkeypatch.setattr(torch.cuda, "stream", self._within)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
         monkeypatch.setattr(Tensor, "record_stream", lambda image, _: self.told.append(f"reads {int(image.max())}"))
