@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from streaming import StreamingDataLoader
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maws_composer.data.columns import IMAGE, IMAGE_EMBEDDING
@@ -63,6 +62,6 @@ def _received(batch: dict[str, Any], done: torch.cuda.Event, device: torch.devic
     computing = torch.cuda.current_stream(device)
     computing.wait_event(done)
     for name in _COPIED:
-        if isinstance(values := batch.get(name), Tensor):
-            values.record_stream(computing)  # or its memory would be written to while a step still reads it
+        if name in batch:
+            batch[name].record_stream(computing)  # or its memory would be written to while a step still reads it
     return batch

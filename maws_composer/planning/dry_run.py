@@ -82,9 +82,10 @@ def dry_run(run: Run, world_size: int, microbatch: int) -> DryRun:
             _make_moments(optimizer)
             if passes_of(run, world_size, microbatch) == 1:
                 optimizer.zero_grad()
-            share = _batch(run, columns, run.global_train_batch_size // world_size)
+            size = run.global_train_batch_size // world_size
+            share = _batch(run, columns, size)
             # that of the next step is copied meanwhile; this one Composer copies for each microbatch
-            _beside = [_images(run, columns, run.global_train_batch_size // world_size) for _ in range(2)]
+            _beside = [_images(run, columns, size) for _ in range(2)]
             batch = {name: values[:microbatch] for name, values in share.items()}
             with _kept(seen, stage), torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "amp_bf16"):
                 outputs = stage(batch)  # which the trainer holds until the next ones

@@ -39,9 +39,8 @@ def shared(draft: Draft) -> set[str]:
 
 
 def tensors(state: dict) -> dict[str, Tensor]:
-    moments = state["optimizers"]["Adam"]["state"]["weight"]
-    named = {**state["model"], **moments, "average": state["callbacks"]["EMA"]["weight"], **state["callbacks"]["EMA"]}
-    named["weight"] = state["model"]["weight"]
+    moments, averages = state["optimizers"]["Adam"]["state"]["weight"], state["callbacks"]["EMA"]
+    named = {**state["model"], **moments, "average": averages["weight"], "count": averages["count"]}
     return {name: each.to_local() if isinstance(each, DTensor) else each for name, each in named.items()}
 
 
